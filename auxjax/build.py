@@ -1,0 +1,177 @@
+"""From a finished config to the things it names: model, heads, the program of a step, and all that a loop needs."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax.core import freeze
+
+from auxjax import config as configs
+from auxjax import data, ops, optimizer, parallel, weighting
+from auxjax.attach import attach
+from auxjax.heads import HEADS, Head
+from auxjax.models import MODELS
+from auxjax.parallel import Layout
+from auxjax.step import Main, Program, TrainState, create_state, eval_step, train_step
+
+_HEAD_KEYS = ("at", "loss", "target", "mask", "weight", "stop_gradient", "label_smoothing")
+
+
+class Setup(NamedTuple):
+    """All that a loop needs: the first state, compiled functions, where batches come from, how often to do what.
+
+    `train_step(state, resident, inputs) -> (state, metrics)` and `eval_step(state, resident, inputs) -> sums` take what
+    `parallel` placed; `example` is an image batch of 2 to prove a stripped tree on.
+    """
+
+    program: Program
+    where: Layout
+    state: TrainState
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+    dataset: data.DataSet
+    pipeline: data.Pipeline
+    total_steps: int
+    every: Mapping[str, int]
+    example: jax.Array
+
+    @property
+    def eval_split(self) -> str:
+        """What is evaluated while training: the validation split where one is held out."""
+        return "validation" if "validation" in self.dataset.splits else "test"
+
+
+def model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
+    """Returns the bare model of a finished config."""
+    fields = dict(config["model"])
+    return MODELS[fields.pop("name")](num_classes=num_classes, dtype=jnp.dtype(config["dtype"]), **fields)
+
+
+def heads(config: Mapping[str, Any], num_classes: int) -> dict[str, Head]:
+    """Returns the heads of a finished config; each predicts the classes unless it sets `num_classes` of its own."""
+    built = {}
+    for name, entry in config["heads"].items():
+        fields = dict(entry)
+        own = {key: _frozen(fields.pop(key)) for key in _HEAD_KEYS}
+        module = HEADS[fields.pop("kind")](**{"num_classes": num_classes, "dtype": jnp.dtype(config["dtype"])} | fields)
+        built[name] = Head(module=module, **own)
+    return built
+
+
+def program(config: Mapping[str, Any], num_classes: int, steps_per_epoch: int, total_steps: int) -> Program:
+    """Returns the program of a training step; configs that differ by seed alone share one, and so one compilation."""
+    keys = ("model", "heads", "main", "weighting", "optimizer", "dtype")
+    part = {key: config[key] for key in keys} | {"batch_size": config["data"]["batch_size"]}
+    return _program(json.dumps(configs.plain(part)), num_classes, steps_per_epoch, total_steps)
+
+
+def setup(config: Any) -> Setup:
+    """Returns all that training a finished config needs; raises AuxjaxError for data and devices that do not serve it."""
+    dataset = data.load(config.data)
+    where = parallel.layout(config.parallel.mode, config.parallel.num_devices)
+    parallel.check_batch_size(where, config.data.batch_size, config.optimizer.accumulate)
+    parallel.check_batch_size(where, config.data.eval_batch_size, key="data.eval_batch_size")
+    pipeline = data.open_pipeline(dataset, config.data, config.seed)
+    sizes = {
+        "steps_per_epoch": len(dataset.splits["train"]) // config.data.batch_size,
+        "batch_size": config.data.batch_size,
+    }
+    total_steps = configs.duration(config.train, "total", total_steps=0, **sizes)
+    every = {
+        k: configs.duration(config.train, k, total_steps=total_steps, **sizes) for k in ("eval", "log", "checkpoint")
+    }
+    built = program(config, dataset.num_classes, sizes["steps_per_epoch"], total_steps)
+    key = jax.random.key(config.seed)
+    image = jnp.zeros((1, *dataset.image_shape), jnp.float32)
+    variables = _init(built)(jax.random.fold_in(key, 0), image)
+    state = create_state(built, variables, jax.random.fold_in(key, 1))
+    train_function, eval_function = _functions(built, where, _batch_spec(config, dataset))
+    return Setup(
+        program=built, where=where, state=state, train_step=train_function, eval_step=eval_function, dataset=dataset,
+        pipeline=pipeline, total_steps=total_steps, every=every,
+        example=jax.random.normal(jax.random.key(0), (2, *dataset.image_shape)),
+    )  # fmt: skip
+
+
+def evaluate(setup: Setup, state: Any, resident: Any, split: str) -> dict[str, float]:
+    """Returns loss/name and accuracy/name of main and every head over the whole split, from sums and exact counts."""
+    totals: dict[str, dict[str, float]] = {}
+    for inputs in setup.pipeline.evaluation(split):
+        placed = parallel.place_batch(setup.where, inputs)
+        sums = parallel.fetch_metrics(setup.where, setup.eval_step(state, resident, placed))
+        for name, values in sums.items():
+            total = totals.setdefault(name, dict.fromkeys(values, 0.0))
+            totals[name] = {key: total[key] + float(value) for key, value in values.items()}
+    scores = {f"accuracy/{name}": t["correct"] / max(t["count"], 1.0) for name, t in totals.items()}
+    return scores | {f"loss/{name}": t["loss"] / max(t["count"], 1.0) for name, t in totals.items()}
+
+
+def evaluate_bare(config: Any, bare: nn.Module, variables: Any, split: str) -> dict[str, float]:
+    """Returns loss/main and accuracy/main of a model that has no heads, over the whole split."""
+    dataset = data.load(config.data)
+    pipeline = data.open_pipeline(dataset, config.data, 0)
+    main = {key: value for key, value in config.main.items() if key != "weight"}
+    built = Program(attach(bare, {}), Main(**main), (), weighting.make({"name": "constant"}, {}), optax.identity(), 1)
+    where = parallel.layout("jit", 1)
+    eval_function = _functions(built, where, _batch_spec(config, dataset))[1]
+    halves = {collection: {"model": value, "heads": {}} for collection, value in variables.items()}
+    state = create_state(built, {"params": {"model": {}, "heads": {}}} | halves, jax.random.key(0))
+    setup = Setup(built, where, state, eval_function, eval_function, dataset, pipeline, 1, {}, jnp.zeros(()))
+    resident = parallel.place_resident(where, pipeline.resident(split))
+    return evaluate(setup, parallel.place_state(where, state), resident, split)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(config_json: str, num_classes: int, steps_per_epoch: int, total_steps: int) -> Program:
+    config = configs.tuples(json.loads(config_json))
+    attached = attach(model(config, num_classes), heads(config, num_classes))
+    main = dict(config["main"])
+    head_weights = {name: head.weight for name, head in attached.heads.items()}
+    dropped = weighting.dropped(config["weighting"], head_weights)
+    weights = {name: weight for name, weight in head_weights.items() if name not in dropped}
+    return Program(
+        attached=attached,
+        names=tuple(weights),
+        weighting=weighting.make(config["weighting"], weights, main_weight=main.pop("weight")),
+        main=Main(**main),
+        optimizer=optimizer.make(config["optimizer"], total_steps, steps_per_epoch, config["batch_size"]),
+        total_steps=total_steps,
+        accumulate=config["optimizer"]["accumulate"],
+        ema_decay=config["optimizer"]["ema_decay"],
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _init(built: Program) -> Callable[..., Any]:
+    return ops.fast_init(built.attached.init)
+
+
+@functools.lru_cache(maxsize=16)
+def _functions(built: Program, where: Layout, spec: data.BatchSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns the compiled training and evaluation steps, each from a pipeline's inputs."""
+
+    def training(state: TrainState, resident: Any, inputs: Any, axis_name: str | None = None) -> Any:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        return train_step(state, data.to_batch(resident, inputs, spec, key), axis_name=axis_name)
+
+    def evaluation(state: TrainState, resident: Any, inputs: Any, axis_name: str | None = None) -> Any:
+        return eval_step(state, data.to_batch(resident, inputs, spec), axis_name=axis_name)
+
+    return parallel.compile_train(where, training), parallel.compile_eval(where, evaluation)
+
+
+def _batch_spec(config: Any, dataset: data.DataSet) -> data.BatchSpec:
+    return data.BatchSpec(dataset.num_classes, dataset.mean, dataset.std, **config.data.augment.to_dict())
+
+
+def _frozen(value: Any) -> Any:
+    return freeze(dict(value)) if isinstance(value, Mapping) else value

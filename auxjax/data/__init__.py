@@ -1,0 +1,8 @@
+"""Data through TFDS and Grain without TensorFlow: prepared sets by name, small ones on the device, large ones from disk."""
+
+from auxjax.data.batch import BatchSpec, to_batch
+from auxjax.data.pipeline import Pipeline, open_pipeline
+from auxjax.data.prepare import PREPARED, prepare
+from auxjax.data.sets import DataSet, load
+
+__all__ = ["PREPARED", "BatchSpec", "DataSet", "Pipeline", "load", "open_pipeline", "prepare", "to_batch"]

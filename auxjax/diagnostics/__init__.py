@@ -1,0 +1,1 @@
+"""Measurements of what heads do to training."""

@@ -1,0 +1,166 @@
+"""Metrics: sums and counts inside jit; writers outside: JSON lines always, TensorBoard and W&B where asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from auxjax.errors import AuxjaxError, missing_extra
+from auxjax.losses import mask_of
+
+
+def head_metrics(
+    outputs: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], heads: Mapping[str, Any]
+) -> dict[str, dict[str, jax.Array]]:
+    """Returns `{"correct", "count"}` of each head as float32 sums over its unmasked examples.
+
+    The right class of a soft target float[..., N] is its largest.
+    """
+    results = {}
+    for name, head in heads.items():
+        targets = batch[head.target]
+        labels = targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(-1)
+        mask = mask_of(head, batch, labels.shape)
+        correct = (outputs[name].argmax(-1) == labels).astype(jnp.float32)
+        results[name] = {"correct": (correct * mask).sum(), "count": mask.sum()}
+    return results
+
+
+class Writer(Protocol):
+    """What a run writes to; the names are those of clu's writers, so that one of those serves too."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """Appends one JSON object a line, flushed at once, so that a killed run leaves every record it made."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes `{"step": step, **scalars}`."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+
+    def flush(self) -> None:
+        """Hands what was written to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """TensorBoard event files through tensorboardX, which needs no TensorFlow."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import tensorboardX
+        except ImportError:
+            raise missing_extra("tensorboardX", "tensorboard") from None
+        self._writer = tensorboardX.SummaryWriter(str(folder))
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes every number under `split/name`."""
+        for name, value in _numbers(scalars).items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Hands what was written to the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A W&B run; WANDB_MODE=offline keeps it on this machine."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise missing_extra("wandb", "wandb") from None
+        self._run = wandb.init(dir=str(folder), name=folder.name, config=dict(config), resume="allow", id=folder.name)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes every number under `split/name`."""
+        self._run.log(_numbers(scalars), step=step)
+
+    def flush(self) -> None:
+        """Does nothing: W&B sends in the background."""
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._run.finish()
+
+
+class MultiWriter:
+    """Several writers as one."""
+
+    def __init__(self, writers: list[Writer]) -> None:
+        self._writers = writers
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes to each."""
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def flush(self) -> None:
+        """Flushes each."""
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        """Closes each."""
+        for writer in self._writers:
+            writer.close()
+
+
+def open_writers(folder: Path, config: Any) -> MultiWriter:
+    """Returns the writers that `config.writers` asks for, JSON lines always; raises AuxjaxError for a missing extra."""
+    writers: list[Writer] = [JsonLines(folder / "metrics.jsonl")]
+    if config.writers.tensorboard:
+        writers.append(TensorBoard(folder / "tensorboard"))
+    if config.writers.wandb:
+        writers.append(WeightsAndBiases(folder, config.to_dict()))
+    return MultiWriter(writers)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a metrics file; a last line cut short by a crash is left out."""
+    records = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise AuxjaxError(f"{path} line {number} is no JSON: delete that line to go on") from None
+    return records
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Drops the records past `step`, which a resumed run writes anew; the file is replaced whole or not at all."""
+    if not path.exists():
+        return
+    kept = [record for record in read(path) if record["step"] <= step]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    os.replace(temporary, path)
+
+
+def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:
+    prefix = f"{scalars['split']}/" if "split" in scalars else ""
+    return {prefix + name: float(value) for name, value in scalars.items() if not isinstance(value, str)}

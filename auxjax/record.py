@@ -1,0 +1,93 @@
+"""What a run tells while it trains: a progress bar, metrics to files, a history in memory, and the check for non-finite losses."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm.auto
+
+from auxjax import metrics
+from auxjax.errors import AuxjaxError
+
+logger = logging.getLogger("auxjax")
+
+
+class Recorder:
+    """Writes a record every `log_every` steps and after each evaluation; reads a step's metrics when the next runs."""
+
+    def __init__(self, config: Any, folder: Path | None, total_steps: int, log_every: int) -> None:
+        self.history: list[dict[str, Any]] = []
+        self._total, self._every = total_steps, log_every
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
+        self._bar: Any = None
+        self._config, self._folder = config, folder
+        self._writer: Any = None
+        self._clock = (0, time.perf_counter())
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def start(self, step: int) -> None:
+        """Opens the writers and the bar at `step`, dropping what an interrupted run wrote past it."""
+        if self._folder is not None:
+            path = self._folder / "metrics.jsonl"
+            metrics.truncate_after(path, step)
+            self.history = metrics.read(path) if path.exists() else []
+            self._writer = metrics.open_writers(self._folder, self._config)
+        self._bar = tqdm.auto.tqdm(total=self._total, initial=step, disable=None, unit="step", dynamic_ncols=True)
+        self._clock = (step, time.perf_counter())
+
+    def step(self, step: int, values: Mapping[str, Any]) -> None:
+        """Takes a step's metrics, still being computed, and records those of the step before if they are due."""
+        self.flush()
+        if step % self._every == 0 or step in (1, self._total):
+            self._pending = (step, values)
+        self._bar.update(1)
+
+    def flush(self) -> None:
+        """Records what is pending; raises AuxjaxError naming the loss that is not finite."""
+        if self._pending is None:
+            return
+        (step, values), self._pending = self._pending, None
+        scalars = {name: float(np.asarray(value).reshape(-1)[0]) for name, value in values.items()}
+        check_finite(step, scalars)
+        before, then = self._clock
+        self._clock = (step, time.perf_counter())
+        rate = (step - before) / max(self._clock[1] - then, 1e-9)
+        self._bar.set_postfix({k: f"{v:.3g}" for k, v in scalars.items() if k.startswith("loss/")}, refresh=False)
+        self._write("train", step, scalars | {"steps_per_second": rate})
+
+    def evaluation(self, split: str, step: int, scores: Mapping[str, float]) -> None:
+        """Records an evaluation over a whole split."""
+        self.flush()
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name.startswith("accuracy/"))
+        logger.info("step %d of %d: %s %s", step, self._total, split, shown)
+        self._write(split, step, dict(scores))
+        self._clock = (step, time.perf_counter())
+
+    def _write(self, split: str, step: int, scalars: dict[str, float]) -> None:
+        self.history.append({"step": step, "split": split, **scalars})
+        if self._writer is not None:
+            self._writer.write_scalars(step, {"split": split, **scalars})
+
+
+def check_finite(step: int, scalars: Mapping[str, float]) -> None:
+    """Raises AuxjaxError naming the head whose loss is not finite at `step`, main last since a head's NaN spreads to it."""
+    bad = [name for name, value in scalars.items() if name.startswith("loss/") and not math.isfinite(value)]
+    for name in sorted(bad, key=lambda n: n in ("loss/main", "loss/total")):
+        raise AuxjaxError(
+            f"{name} is {scalars[name]} at step {step}: lower optimizer.learning_rate or that head's weight, "
+            "or set optimizer.clip_norm; the last checkpoint is whole"
+        )

@@ -1,0 +1,88 @@
+"""A run's folder: resolved config, overrides, versions, metrics, checkpoints and DONE; a folder serves one config."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from auxjax import config as configs
+from auxjax.checkpoint import check_workdir, write_json
+from auxjax.data import DataSet
+from auxjax.errors import AuxjaxError
+
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "ml-collections",
+    "tensorflow-datasets",
+    "grain",
+    "numpy",
+)
+
+
+def open_folder(config: Any, workdir: str | Path) -> Path:
+    """Returns the run's folder, new or of the same config; raises AuxjaxError, naming the difference, for another's."""
+    folder = check_workdir(workdir)
+    path = folder / "config.json"
+    if path.exists():
+        difference = configs.difference(read_config(folder), config)
+        if difference:
+            raise AuxjaxError(
+                f"workdir {folder} is of another config: {difference}; choose another --workdir or the config it was made with"
+            )
+    else:
+        path.write_text(configs.to_json(config))
+        write_json(folder / "overrides.json", overrides(config))
+    write_json(folder / "versions.json", versions())
+    return folder
+
+
+def read_config(folder: Path) -> Any:
+    """Returns the resolved config of a run's folder; raises AuxjaxError where there is none."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise AuxjaxError(f"no run in {folder}: there is no config.json; train with --workdir={folder} first")
+    return configs.from_json(path.read_text())
+
+
+def overrides(config: Any) -> dict[str, Any]:
+    """Returns the keys of a config that are not as in the base config, by dotted path."""
+    base = configs.flatten(configs.base())
+    return {key: value for key, value in configs.flatten(config).items() if key not in base or base[key] != value}
+
+
+def versions() -> dict[str, Any]:
+    """Returns what ran: Python, packages, the command line and the devices."""
+    from auxjax._version import __version__
+
+    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
+    return {
+        "auxjax": __version__,
+        "python": platform.python_version(),
+        "argv": sys.argv,
+        "devices": devices,
+    } | installed
+
+
+def describe(folder: Path, dataset: DataSet) -> None:
+    """Writes what inference must know of the data: its name, classes, image shape and normalisation."""
+    facts = dataset._asdict()
+    write_json(folder / "dataset.json", {key: value for key, value in facts.items() if key != "splits"})
+
+
+def read_dataset(folder: Path) -> dict[str, Any]:
+    """Returns what `describe` wrote."""
+    path = folder / "dataset.json"
+    if not path.exists():
+        raise AuxjaxError(f"the run in {folder} never got to its data: there is no dataset.json; train it again")
+    return dict(json.loads(path.read_text()))

@@ -1,0 +1,140 @@
+"""train(config, workdir) -> Result: set up, then one loop; evaluate(workdir) measures the shipped network from its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from auxjax import build, checkpoint, parallel, run
+from auxjax.attach import strip
+from auxjax.check import finalize
+from auxjax.config import due
+from auxjax.proof import bare_shapes, prove_stripped
+from auxjax.record import Recorder
+from auxjax.step import TrainState
+
+logger = logging.getLogger("auxjax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run leaves: its finished config, folder (None in memory), last state, logged records and final metrics.
+
+    `state` is as the last step left it, with both halves; `variables` is what is shipped.
+    """
+
+    config: Any
+    workdir: Path | None
+    state: TrainState
+    history: list[dict[str, Any]]
+    evaluation: dict[str, float]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The stripped variables, as the bare model's `apply` takes them."""
+        return strip(self.state.variables)
+
+
+def train(config: Any, workdir: str | Path | None = None) -> Result:
+    """Trains what `config` describes and returns the Result; with `workdir`, saves it there and resumes what is there.
+
+    Everything that can be wrong with the config, the data, the devices or the folder is an AuxjaxError before the first
+    step, and so is a strip proof that fails. A non-finite loss stops the run with an AuxjaxError naming its head.
+    """
+    config = finalize(config)
+    folder = None if workdir is None else run.open_folder(config, workdir)
+    setup = build.setup(config)
+    _prove(setup, setup.state)
+    if folder is not None:
+        run.describe(folder, setup.dataset)
+    with contextlib.ExitStack() as stack:
+        recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"]))
+        manager = None
+        if folder is not None:
+            manager = stack.enter_context(
+                checkpoint.open_manager(folder, config.train.keep_last, config.train.keep_best)
+            )
+        state, evaluation = _loop(setup, recorder, manager)
+    if folder is not None:
+        checkpoint.write_json(folder / "DONE", {"step": setup.total_steps, **evaluation})
+    return Result(config, folder, parallel.fetch_state(setup.where, state), recorder.history, evaluation)
+
+
+def evaluate(workdir: str | Path, split: str = "test", step: int | str = "last") -> dict[str, float]:
+    """Returns main's loss and accuracy over a whole split, from a run's stripped tree; no head is built.
+
+    Raises AuxjaxError for a folder without a run, an unknown split and a step that was not kept.
+    """
+    return build.evaluate_bare(*load(workdir, step), split)
+
+
+def load(workdir: str | Path, step: int | str = "last") -> tuple[Any, nn.Module, dict[str, Any]]:
+    """Returns (config, model, variables) of a run for inference: `model.apply(variables, x, train=False)`.
+
+    `step` is "last", "best" or a number. No head is built and no data set is read. Raises AuxjaxError where there is no
+    run, no such step, or a checkpoint of another model.
+    """
+    folder = Path(workdir).expanduser().absolute()
+    config, dataset = run.read_config(folder), run.read_dataset(folder)
+    model = build.model(config, dataset["num_classes"])
+    bare = bare_shapes(model, jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32))
+    return config, model, checkpoint.restore_inference(folder, bare, step)
+
+
+def _loop(
+    setup: build.Setup, recorder: Recorder, manager: ocp.CheckpointManager | None
+) -> tuple[Any, dict[str, float]]:
+    """Runs the steps that are left; returns the placed state and the test split's scores."""
+    where, total, every, pipeline = setup.where, setup.total_steps, setup.every, setup.pipeline
+    state = setup.state if manager is None else _resume(setup, manager)
+    start = int(state.step)
+    recorder.start(start)
+    resident = {
+        split: parallel.place_resident(where, pipeline.resident(split)) for split in {"train", "test", setup.eval_split}
+    }
+    placed = parallel.place_state(where, state)
+    for step in range(start + 1, total + 1):
+        placed, metrics = setup.train_step(placed, resident["train"], parallel.place_batch(where, next(pipeline)))
+        recorder.step(step, metrics)
+        score = None
+        if due(step, every["eval"], total):
+            scores = build.evaluate(setup, placed, resident[setup.eval_split], setup.eval_split)
+            recorder.evaluation(setup.eval_split, step, scores)
+            score = scores["accuracy/main"]
+        if manager is not None and due(step, every["checkpoint"], total):
+            recorder.flush()
+            _save(setup, manager, parallel.fetch_state(where, placed), score)
+    recorder.flush()
+    evaluation = build.evaluate(setup, placed, resident["test"], "test")
+    if start < total and setup.eval_split != "test":
+        recorder.evaluation("test", total, evaluation)
+    return placed, evaluation
+
+
+def _resume(setup: build.Setup, manager: ocp.CheckpointManager) -> TrainState:
+    """Returns the newest saved state, the pipeline at its position; the first state where nothing was saved."""
+    restored = checkpoint.restore(manager, setup.state)
+    if restored is None:
+        return setup.state
+    state, position = restored
+    setup.pipeline.restore(position)
+    logger.info("resuming at step %d of %d", int(state.step), setup.total_steps)
+    return state
+
+
+def _save(setup: build.Setup, manager: ocp.CheckpointManager, state: TrainState, score: float | None) -> None:
+    """Saves a state whose tree to ship is proven equal to a network that never had heads."""
+    _prove(setup, state)
+    checkpoint.save(manager, state, setup.pipeline.state(), score)
+
+
+def _prove(setup: build.Setup, state: TrainState) -> None:
+    prove_stripped(setup.program.attached, state.variables, strip(state.variables), setup.example)

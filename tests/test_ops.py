@@ -1,0 +1,192 @@
+"""Every part equals the library's: values, winners at ties, gradients, and also in loops and under vmap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from auxjax import ops
+
+
+def both(function: Any, *args: Any) -> tuple[Any, Any]:
+    """Returns `function`'s value and gradients in the fast form and in the library's."""
+
+    def run() -> Any:
+        def total(*args: Any) -> Any:
+            y = function(*args)
+            weights = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype)
+            return (y * weights).sum(), y
+
+        return jax.jit(jax.value_and_grad(total, argnums=tuple(range(len(args))), has_aux=True))(*args)
+
+    fast = run()
+    with ops.library_form():
+        return fast, run()
+
+
+def close(a: Any, b: Any, tolerance: float) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        scale = max(float(np.abs(np.asarray(y, np.float64)).max()), 1e-30)
+        np.testing.assert_allclose(
+            np.asarray(x, np.float64) / scale, np.asarray(y, np.float64) / scale, rtol=0, atol=tolerance
+        )
+
+
+POOLS = [
+    ((7, 7), (3, 3), (1, 1), "SAME"), ((8, 9), (3, 3), (2, 2), "SAME"), ((9, 8), (3, 3), (2, 2), "VALID"),
+    ((8, 8), (2, 2), (2, 2), "VALID"), ((7, 6), (3, 3), (2, 2), ((0, 1), (0, 0))), ((7, 7), (3, 2), (1, 3), ((1, 1), (0, 2))),
+    ((5, 5), (5, 5), (3, 3), "SAME"), ((9, 9), (2, 2), (3, 3), "VALID"), ((1, 1), (3, 3), (2, 2), "SAME"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "window", "strides", "padding"), POOLS)
+@pytest.mark.parametrize("ties", [False, True])
+def test_max_pool_and_the_winner_at_ties(size: Any, window: Any, strides: Any, padding: Any, ties: bool) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    x = jnp.round(x) if ties else x
+    fast, library = both(lambda x: ops.max_pool(x, window, strides, padding), x)
+    np.testing.assert_array_equal(fast[0][1], library[0][1])
+    np.testing.assert_array_equal(library[0][1], nn.max_pool(x, window, strides=strides, padding=padding))
+    close(fast[1], library[1], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_max_pool_in_half_precision(dtype: Any) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3)).astype(dtype)
+    fast, library = both(lambda x: ops.max_pool(x, (3, 3), (1, 1), "SAME"), x)
+    np.testing.assert_array_equal(fast[0][1].astype(jnp.float32), library[0][1].astype(jnp.float32))
+    close(fast[1], library[1], 2e-2)
+
+
+def test_max_pool_under_vmap() -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 2, 6, 6, 3))
+    fast, library = both(jax.vmap(lambda x: ops.max_pool(x, (3, 3), (2, 2), "SAME")), x)
+    close(fast, library, 1e-6)
+
+
+CONVS = [
+    ((3, 3), (1, 1), "SAME"), ((3, 3), (2, 2), "SAME"), ((7, 7), (2, 2), ((3, 3), (3, 3))), ((5, 5), (3, 3), "VALID"),
+    ((1, 1), (1, 1), "SAME"), ((1, 1), (2, 2), "VALID"), ((3, 2), (2, 1), ((0, 2), (1, 0))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "strides", "padding"), CONVS)
+@pytest.mark.parametrize("bits", [32, 64])
+def test_conv_is_nn_conv(size: Any, strides: Any, padding: Any, bits: int) -> None:
+    with jax.enable_x64(bits == 64):
+        dtype = jnp.float64 if bits == 64 else jnp.float32
+        x = jax.random.normal(jax.random.key(0), (2, 9, 10, 3), dtype)
+        fields: Any = {
+            "features": 4,
+            "kernel_size": size,
+            "strides": strides,
+            "padding": padding,
+            "dtype": dtype,
+            "param_dtype": dtype,
+        }
+        flax = nn.Conv(**fields)
+        variables = flax.init(jax.random.key(1), x)
+        ours = ops.Conv(**fields)
+        initial = ours.init(jax.random.key(1), x)
+        assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), initial, variables))
+        fast, _ = both(lambda p, x: ours.apply({"params": p}, x), variables["params"], x)
+        library, _ = both(lambda p, x: flax.apply({"params": p}, x), variables["params"], x)
+        close(fast, library, 1e-6 if bits == 32 else 1e-14)
+
+
+def test_conv_in_a_scan_and_under_vmap_over_kernels() -> None:
+    x, kernels = (
+        jax.random.normal(jax.random.key(0), (2, 6, 6, 3)),
+        jax.random.normal(jax.random.key(1), (4, 3, 3, 3, 3)),
+    )
+    apply = lambda x, k: ops.Conv(3, (3, 3), use_bias=False).apply({"params": {"kernel": k}}, x)  # noqa: E731
+
+    def scanned(x: Any, kernels: Any) -> Any:
+        return lax.scan(lambda x, k: (jnp.tanh(apply(x, k)), None), x, kernels)[0]
+
+    close(*both(scanned, x, kernels), 1e-5)
+    close(*both(lambda x, kernels: jax.vmap(apply, (None, 0))(x, kernels), x, kernels), 1e-5)
+    close(*both(lambda x, kernels: jax.vmap(apply, (0, None))(jnp.stack([x, 2 * x]), kernels[0]), x, kernels), 1e-5)
+
+
+def test_conv_under_vmap_over_kernels_is_no_grouped_convolution() -> None:
+    x, kernels = jnp.ones((2, 6, 6, 3)), jnp.ones((4, 3, 3, 3, 3))
+    apply = lambda k: ops.Conv(3, (3, 3), use_bias=False).apply({"params": {"kernel": k}}, x).var()  # noqa: E731
+    text = jax.jit(jax.vmap(jax.grad(apply))).lower(kernels).as_text()
+    assert text.count("stablehlo.convolution(") == 8
+    assert "feature_group_count = 4" not in text
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_batch_norm_is_nn_batch_norm_and_relu(relu: bool, bits: int) -> None:
+    with jax.enable_x64(bits == 64):
+        dtype = jnp.float64 if bits == 64 else jnp.float32
+        x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 5, 6), dtype)
+        fields: Any = {"momentum": 0.9, "epsilon": 1e-3, "dtype": dtype, "param_dtype": dtype}
+        flax, ours = nn.BatchNorm(**fields), ops.BatchNorm(relu=relu, **fields)
+        variables = flax.init(jax.random.key(1), x, use_running_average=False)
+        assert jax.tree.structure(variables) == jax.tree.structure(
+            ours.init(jax.random.key(1), x, use_running_average=False)
+        )
+        params = jax.tree.map(lambda p: p + jax.random.normal(jax.random.key(2), p.shape, dtype), variables["params"])
+
+        def run(module: Any, after: Any, train: bool) -> Any:
+            def loss(params: Any, x: Any) -> Any:
+                y, state = module.apply(
+                    {**variables, "params": params}, x, use_running_average=not train, mutable=["batch_stats"]
+                )
+                return (after(y) * jnp.cos(jnp.arange(y.size, dtype=dtype)).reshape(y.shape)).sum(), (after(y), state)
+
+            return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
+
+        for train in (True, False):
+            close(
+                run(ours, lambda y: y, train),
+                run(flax, nn.relu if relu else lambda y: y, train),
+                2e-6 if bits == 32 else 1e-14,
+            )
+
+
+def test_second_derivatives_go_through_the_gradients() -> None:
+    """Forward over reverse, as Hessian-vector products are made."""
+    x, kernel = jax.random.normal(jax.random.key(0), (2, 6, 6, 3)), jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+    def loss(kernel: Any) -> Any:
+        variables = {
+            "params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)},
+            "batch_stats": {"mean": jnp.zeros(4), "var": jnp.ones(4)},
+        }
+        y = ops.Conv(4, (3, 3), use_bias=False).apply({"params": {"kernel": kernel}}, x)
+        y, _ = ops.BatchNorm(relu=True).apply(variables, y, use_running_average=False, mutable=["batch_stats"])
+        return (ops.max_pool(y, (3, 3), (2, 2), "SAME") ** 2).sum()
+
+    def product() -> Any:
+        return jax.jit(lambda k: jax.jvp(jax.grad(loss), (k,), (k + 1,))[1])(kernel)
+
+    fast = product()
+    with ops.library_form():
+        close(fast, product(), 1e-4)
+
+
+def test_batch_norm_under_pmap_averages_over_the_devices() -> None:
+    x = jax.random.normal(jax.random.key(0), (8, 4, 3))
+    alone, across = ops.BatchNorm(), ops.BatchNorm(axis_name="data")
+    variables = alone.init(jax.random.key(0), x[0], use_running_average=False)
+    whole, _ = alone.apply(variables, x.reshape(32, 3), use_running_average=False, mutable=["batch_stats"])
+    parts, _ = jax.pmap(
+        lambda x: across.apply(variables, x, use_running_average=False, mutable=["batch_stats"]), axis_name="data"
+    )(x)
+    close(parts.reshape(32, 3), whole, 1e-6)
+
+
+def test_fast_init_gives_flaxs_values() -> None:
+    model, x = nn.Dense(64), jnp.ones((1, 64))
+    fast = ops.fast_init(model.init)(jax.random.key(0), x)
+    close(fast, model.init(jax.random.key(0), x), 2e-7)
