@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax.core import freeze
 
 from auxjax import config as configs
 from auxjax import data, ops, optimizer, parallel, weighting
@@ -59,7 +58,7 @@ def heads(config: Mapping[str, Any], num_classes: int) -> dict[str, Head]:
     built = {}
     for name, entry in config["heads"].items():
         fields = dict(entry)
-        own = {key: _frozen(fields.pop(key)) for key in _HEAD_KEYS}
+        own = {key: fields.pop(key) for key in _HEAD_KEYS}
         module = HEADS[fields.pop("kind")](**{"num_classes": num_classes, "dtype": jnp.dtype(config["dtype"])} | fields)
         built[name] = Head(module=module, **own)
     return built
@@ -98,6 +97,15 @@ def setup(config: Any) -> Setup:
         pipeline=pipeline, total_steps=total_steps, every=every,
         example=jax.random.normal(jax.random.key(0), (2, *dataset.image_shape)),
     )  # fmt: skip
+
+
+def first_batch(setup: Setup) -> dict[str, jax.Array]:
+    """Returns the first training batch, not augmented, leaving the pipeline where it was."""
+    position = setup.pipeline.state()
+    inputs = next(setup.pipeline)
+    setup.pipeline.restore(position)
+    spec = data.BatchSpec(setup.dataset.num_classes, setup.dataset.mean, setup.dataset.std)
+    return data.to_batch(setup.pipeline.resident("train"), inputs, spec)
 
 
 def evaluate(setup: Setup, state: Any, resident: Any, split: str) -> dict[str, float]:
@@ -171,7 +179,3 @@ def _functions(built: Program, where: Layout, spec: data.BatchSpec) -> tuple[Cal
 
 def _batch_spec(config: Any, dataset: data.DataSet) -> data.BatchSpec:
     return data.BatchSpec(dataset.num_classes, dataset.mean, dataset.std, **config.data.augment.to_dict())
-
-
-def _frozen(value: Any) -> Any:
-    return freeze(dict(value)) if isinstance(value, Mapping) else value

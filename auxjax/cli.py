@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import logging
 import os
 import sys
@@ -21,6 +22,16 @@ def define_config() -> Any:
     return config_flags.DEFINE_config_file(
         "config", None, "A config file, as configs/demo.py or configs/demo.py:smoke.", lock_config=True
     )
+
+
+def load_config(path: Path, argument: str = "") -> Any:
+    """Returns what `get_config(argument)` of a config file gives; raises AuxjaxError where there is no such file."""
+    _check_file(str(path))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
 
 
 def run(main: Callable[[], int | None], needs: tuple[str, ...] = ()) -> None:

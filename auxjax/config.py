@@ -155,8 +155,10 @@ def is_smoke(argument: str) -> bool:
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns the config shrunk to seconds: embedded digits, small batches, four steps, every kind of work once."""
-    config.data.update(name="digits", batch_size=16, eval_batch_size=200, cache=config.data.cache)
-    config.data.image_size = min(config.data.image_size, 32) or (0 if config.model.name == "plainnet" else 28)
-    config.train.update(total_steps=4, total_epochs=0.0, total_examples=0, eval_steps=2, eval_epochs=0.0)
-    config.train.update(checkpoint_steps=2, checkpoint_epochs=0.0, log_steps=1)
+    config.data.update(name="digits", batch_size=16, eval_batch_size=200, validation_examples=0, num_workers=0)
+    config.data.image_size = 16 if config.model.name == "googlenet" else 0
+    config.train.update(total_steps=4, total_epochs=0.0, total_examples=0)
+    for prefix, steps in (("eval", 2), ("checkpoint", 2), ("log", 1)):
+        config.train.update(durations(prefix, steps=steps))
+    config.optimizer.schedule.update(durations("warmup", steps=1))
     return config

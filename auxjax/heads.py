@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import freeze
 from jax.typing import DTypeLike
 
 from auxjax import ops
@@ -33,6 +34,9 @@ class Head:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        for field in ("weight", "stop_gradient"):  # hashable, as a static part of a compiled program has to be
+            value = getattr(self, field)
+            object.__setattr__(self, field, freeze(dict(value)) if isinstance(value, Mapping) else value)
         stop = self.stop_gradient
         scheduled = isinstance(stop, Mapping) and list(stop) in (["from_steps"], ["until_steps"])
         if not (scheduled or isinstance(stop, bool)):

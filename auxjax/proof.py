@@ -25,6 +25,8 @@ def prove_stripped(
     `attached` in inference equals the bare model's, symbols and locations apart; on `inputs` both give the same bits;
     the compiled programs count the same FLOPs and bytes.
     """
+    # The proof runs on one device, whatever the layout that the variables were trained in.
+    variables, stripped = jax.device_get((dict(variables), dict(stripped)))
     check_bare(attached.model, stripped, inputs)
     with_heads, bare = _programs(
         attached, jax.tree.map(_shape, dict(variables)), jax.tree.map(_shape, dict(stripped)), _shape(inputs)

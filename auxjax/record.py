@@ -21,12 +21,12 @@ logger = logging.getLogger("auxjax")
 class Recorder:
     """Writes a record every `log_every` steps and after each evaluation; reads a step's metrics when the next runs."""
 
-    def __init__(self, config: Any, folder: Path | None, total_steps: int, log_every: int) -> None:
+    def __init__(self, config: Any, folder: Path | None, total_steps: int, log_every: int, progress: bool) -> None:
         self.history: list[dict[str, Any]] = []
         self._total, self._every = total_steps, log_every
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._bar: Any = None
-        self._config, self._folder = config, folder
+        self._config, self._folder, self._progress = config, folder, progress
         self._writer: Any = None
         self._clock = (0, time.perf_counter())
 
@@ -46,7 +46,7 @@ class Recorder:
             metrics.truncate_after(path, step)
             self.history = metrics.read(path) if path.exists() else []
             self._writer = metrics.open_writers(self._folder, self._config)
-        self._bar = tqdm.auto.tqdm(total=self._total, initial=step, disable=None, unit="step", dynamic_ncols=True)
+        self._bar = tqdm.auto.tqdm(total=self._total, initial=step, disable=None if self._progress else True, unit="step", dynamic_ncols=True)
         self._clock = (step, time.perf_counter())
 
     def step(self, step: int, values: Mapping[str, Any]) -> None:
@@ -73,7 +73,8 @@ class Recorder:
         """Records an evaluation over a whole split."""
         self.flush()
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name.startswith("accuracy/"))
-        logger.info("step %d of %d: %s %s", step, self._total, split, shown)
+        if self._progress:
+            logger.info("step %d of %d: %s %s", step, self._total, split, shown)
         self._write(split, step, dict(scores))
         self._clock = (step, time.perf_counter())
 

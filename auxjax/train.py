@@ -43,7 +43,7 @@ class Result:
         return strip(self.state.variables)
 
 
-def train(config: Any, workdir: str | Path | None = None) -> Result:
+def train(config: Any, workdir: str | Path | None = None, *, progress: bool = True) -> Result:
     """Trains what `config` describes and returns the Result; with `workdir`, saves it there and resumes what is there.
 
     Everything that can be wrong with the config, the data, the devices or the folder is an AuxjaxError before the first
@@ -56,7 +56,7 @@ def train(config: Any, workdir: str | Path | None = None) -> Result:
     if folder is not None:
         run.describe(folder, setup.dataset)
     with contextlib.ExitStack() as stack:
-        recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"]))
+        recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
         manager = None
         if folder is not None:
             manager = stack.enter_context(

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("heads", "models"),
     ("attach", "gradients", "optimizer", "parallel", "proof", "taps"),
     ("step",),
-    ("build", "checkpoint"),
+    ("build", "check", "checkpoint"),
     ("diagnostics", "export", "population", "preflight", "record", "run", "session", "train"),
     ("ablate", "cli", "report"),
 )

@@ -1,4 +1,4 @@
-"""Data through TFDS and Grain without TensorFlow: prepared sets by name, small ones on the device, large ones from disk."""
+"""Data through TFDS and Grain without TensorFlow: prepared sets by name, small ones on the device, large from disk."""
 
 from auxjax.data.batch import BatchSpec, to_batch
 from auxjax.data.pipeline import Pipeline, open_pipeline

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from auxjax.data.folders import find, prepared, root
 from auxjax.data.prepare import PREPARED, prepare
 from auxjax.errors import AuxjaxError, nearest
 
-# Per-channel mean and standard deviation of the training images / 255, from the published sets.
+# Per-channel mean and standard deviation of the training images / 255: computed here for digits and fashion_mnist
+# (a test does it again), else the constants in common use, which are torchvision's for ImageNet.
 _MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "digits": ((0.305,), (0.376,)),
     "mnist": ((0.1307,), (0.3081,)),
@@ -23,44 +24,48 @@ _MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "imagenet2012": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-
-
-class DataSet(NamedTuple):
-    """A prepared set: its splits as sources of `{"image": uint8[H, W, C], "label": int}` and what describes them.
-
-    `image_shape` has the config's `image_size` where that is set; `mean` and `std` are per channel, for pixels / 255.
-    """
-
-    name: str
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    splits: Mapping[str, Sequence[Any]]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+_DEFAULT_MOMENTS = (0.5, 0.25)
+_CHUNK = 4096
 
 
 class Records(Sequence[Any]):
-    """A split as it lies on disk."""
+    """A split as it lies on disk: `{"image": uint8[H, W, C], "label": int32}` by position, each checked when read.
 
-    def __init__(self, source: Any) -> None:
-        self.source = source
+    `image_shape` is what the set declares, with None for a height and width that differ between images.
+    """
+
+    def __init__(self, name: str, source: Any, image_shape: tuple[Any, ...], num_classes: int) -> None:
+        self.name, self.source, self.image_shape, self.num_classes = name, source, image_shape, num_classes
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.source[index]
+        return self.__getitems__([range(len(self))[index]])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> Any:
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Returns several at once, which array records read faster than one by one."""
-        return self.source.__getitems__(list(indices))
+        try:
+            examples = self.source.__getitems__(list(indices))
+        except RuntimeError as error:  # array records have checksums
+            raise AuxjaxError(f"data set {self.name!r} is damaged ({_one_line(error)}): prepare it again") from None
+        return [self._checked(example) for example in examples]
+
+    def _checked(self, example: Mapping[str, Any]) -> dict[str, Any]:
+        image, label = np.asarray(example["image"]), int(example["label"])
+        if not _fits(image.shape, self.image_shape) or not 0 <= label < self.num_classes:
+            raise AuxjaxError(
+                f"an example of {self.name!r} has image {list(image.shape)} and label {label}; "
+                f"the set declares {list(self.image_shape)} and labels 0 to {self.num_classes - 1}"
+            )
+        return {"image": image, "label": np.int32(label)}
 
 
 class Subset(Sequence[Any]):
     """The examples of a split at given positions."""
 
     def __init__(self, source: Records, indices: np.ndarray) -> None:
-        self.source, self.indices = source, indices
+        self.source, self.indices, self.image_shape = source, indices, source.image_shape
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -68,63 +73,70 @@ class Subset(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         return self.source[int(self.indices[index])]
 
-    def __getitems__(self, indices: Sequence[int]) -> Any:
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Returns several at once."""
         return self.source.__getitems__([int(self.indices[i]) for i in indices])
+
+
+class DataSet(NamedTuple):
+    """A prepared set: its splits as sources of `{"image": uint8[H, W, C], "label": int32}` and what describes them.
+
+    `image_shape` has the config's `image_size` where that is set, while the splits give images as they are stored;
+    `mean` and `std` are per channel, for pixels / 255: 0.5 and 0.25 for a set whose own are not known here.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    splits: Mapping[str, Records | Subset]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def split(self, name: str) -> Records | Subset:
+        """Returns a split by name; raises AuxjaxError where there is none of it."""
+        if name not in self.splits:
+            close = nearest(name, self.splits) or ";"
+            raise AuxjaxError(f"data set {self.name!r} has no split {name!r}{close} valid: {', '.join(self.splits)}")
+        return self.splits[name]
 
 
 def load(config: Mapping[str, Any]) -> DataSet:
     """Returns the set that `config.data` names; digits prepares itself.
 
-    `validation_examples` of the training split become the split "validation", the same ones in every run. Raises
-    AuxjaxError, saying how to prepare it, for a set that is not there, and for images or labels that do not fit.
+    `validation_examples` of the training split become the split "validation", the same ones in every run. A set
+    without "test" is tested on its "validation". Raises AuxjaxError, saying how to prepare it, for a set that is not
+    there, and for one that is not of images and classes.
     """
-    builder = _builder(config["name"], config["data_dir"])
-    features = builder.info.features
-    for key in ("image", "label"):
-        if key not in features:
-            raise AuxjaxError(f"data set {config['name']!r} has no {key!r}; it has: {', '.join(features)}")
-    splits: dict[str, Any] = {
-        split: _records(config["name"], config["data_dir"], split) for split in builder.info.splits
-    }
+    name, size, held_out = config["name"], config["image_size"], config["validation_examples"]
+    splits: dict[str, Records | Subset] = dict(_open(name, _found(name, config["data_dir"])))
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
-    held_out = config["validation_examples"]
-    if held_out:
-        if held_out >= len(splits["train"]):
-            raise AuxjaxError(
-                f"data.validation_examples={held_out}, and the training split has only {len(splits['train'])}"
-            )
-        order = np.random.default_rng(0).permutation(len(splits["train"]))
-        train = splits["train"]
-        splits |= {
-            "train": Subset(train, np.sort(order[held_out:])),
-            "validation": Subset(train, np.sort(order[:held_out])),
-        }
-    shape, size = features["image"].shape, config["image_size"]
-    if None in shape[:2] and not size:
+    if "train" not in splits or "test" not in splits:
         raise AuxjaxError(
-            f"images of {config['name']!r} have different sizes: set data.image_size, as in --config.data.image_size=224"
+            f"data set {name!r} has the splits {', '.join(splits)}; it needs train, and test or validation"
         )
-    image_shape = (size, size, shape[2]) if size else tuple(shape)
-    mean, std = _MOMENTS.get(config["name"], ((0.5,) * shape[2], (0.25,) * shape[2]))
-    return DataSet(config["name"], features["label"].num_classes, image_shape, splits, mean, std)
+    train = splits["train"]
+    assert isinstance(train, Records)
+    if held_out >= len(train):
+        raise AuxjaxError(f"data.validation_examples={held_out}, and the training split has only {len(train)}")
+    if held_out:
+        order = np.random.default_rng(0).permutation(len(train))
+        splits["train"] = Subset(train, np.sort(order[held_out:]))
+        splits["validation"] = Subset(train, np.sort(order[:held_out]))
+    shape = train.image_shape
+    if None in shape and not size:
+        raise AuxjaxError(f"images of {name!r} have different sizes: set data.image_size, as in data.image_size=224")
+    image_shape = (size, size, shape[2]) if size else (shape[0], shape[1], shape[2])
+    default = tuple((moment,) * shape[2] for moment in _DEFAULT_MOMENTS)
+    mean, std = _MOMENTS.get(name.split("/")[0], default)
+    return DataSet(name, train.num_classes, image_shape, splits, mean, std)
 
 
 def arrays(dataset: DataSet, split: str) -> dict[str, np.ndarray]:
-    """Returns a whole split as `{"image": uint8[N, H, W, C], "label": int32[N]}`, resized if the config says so."""
-    if split not in dataset.splits:
-        raise AuxjaxError(
-            f"data set {dataset.name!r} has no split {split!r}{nearest(split, dataset.splits) or ';'} valid: {', '.join(dataset.splits)}"
-        )
-    source = dataset.splits[split]
-    base = source.source if isinstance(source, Subset) else source
-    read = _read_all(base, dataset.name, dataset.num_classes)
-    if isinstance(source, Subset):
-        read = {key: value[source.indices] for key, value in read.items()}
-    if read["image"].shape[1:] != dataset.image_shape:
-        read = read | {"image": np.stack([resize(image, dataset.image_shape[:2]) for image in read["image"]])}
-    return read
+    """Returns a whole split as `{"image": uint8[N, H, W, C], "label": int32[N]}`, resized to the set's `image_shape`."""
+    source = dataset.split(split)
+    read = _read_all(source.source if isinstance(source, Subset) else source, dataset.image_shape[:2])
+    return {key: value[source.indices] for key, value in read.items()} if isinstance(source, Subset) else dict(read)
 
 
 def resize(
@@ -133,68 +145,85 @@ def resize(
     """Returns uint8[size[0], size[1], C], the box (left, upper, right, lower) of the image resized bilinearly."""
     from PIL import Image
 
-    planes = [
-        Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.BILINEAR, box=box)
-        for c in range(image.shape[-1])
-    ]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    planes = [image] if image.shape[-1] == 3 else [image[..., c] for c in range(image.shape[-1])]
+    resized = [Image.fromarray(p).resize(size[::-1], Image.Resampling.BILINEAR, box=box) for p in planes]
+    return np.asarray(resized[0]) if image.shape[-1] == 3 else np.stack([np.asarray(p) for p in resized], axis=-1)
 
 
-def root(data_dir: str) -> Path:
-    """Returns where TFDS keeps its sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser().absolute()
-
-
-def find(name: str, folder: Path) -> Path | None:
-    """Returns the folder of the newest prepared version of a set (`name` or `name/config`), None where there is none."""
-    infos = sorted((folder / name).glob("**/dataset_info.json"))
-    whole = [info.parent for info in infos if "incomplete" not in str(info)]
-    return whole[-1] if whole else None
-
-
-@functools.lru_cache(maxsize=16)
-def _records(name: str, data_dir: str, split: str) -> Records:
-    return Records(_builder(name, data_dir).as_data_source(split=split))
+def _fits(shape: tuple[int, ...], declared: tuple[Any, ...]) -> bool:
+    return len(shape) == len(declared) and all(d in (None, s) for s, d in zip(shape, declared, strict=True))
 
 
 @functools.lru_cache(maxsize=4)
-def _read_all(source: Records, name: str, num_classes: int) -> dict[str, np.ndarray]:
-    examples = [
-        e for i in range(0, len(source), 4096) for e in source.__getitems__(range(i, min(i + 4096, len(source))))
-    ]
-    shapes = {example["image"].shape for example in examples}
-    if len(shapes) != 1:
-        raise AuxjaxError(
-            f"images of {name!r} have {len(shapes)} different shapes: set data.cache='host' and data.image_size"
-        )
-    labels = np.array([example["label"] for example in examples], np.int32)
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise AuxjaxError(
-            f"labels of {name!r} run from {labels.min()} to {labels.max()}, and it has {num_classes} classes"
-        )
-    return {"image": np.stack([example["image"] for example in examples]), "label": labels}
+def _read_all(records: Records, size: tuple[int, int]) -> Mapping[str, np.ndarray]:
+    if None in records.image_shape:
+        raise AuxjaxError(f"images of {records.name!r} have different sizes: set data.cache='host'")
+    images = np.empty((len(records), *size, records.image_shape[2]), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    for start in range(0, len(records), _CHUNK):
+        chunk = range(start, min(start + _CHUNK, len(records)))
+        for i, example in zip(chunk, records.__getitems__(chunk), strict=True):
+            image = example["image"]
+            images[i] = image if image.shape[:2] == size else resize(image, size)
+            labels[i] = example["label"]
+    images.flags.writeable = labels.flags.writeable = False  # every run of this process shares them
+    return {"image": images, "label": labels}
+
+
+def _found(name: str, data_dir: str) -> Path:
+    """Returns a prepared set's folder; digits is prepared if it is not."""
+    folder = root(data_dir)
+    found = find(name, folder) or (prepare(name, data_dir) if name == "digits" else None)
+    if found is not None:
+        return found
+    if name in PREPARED:
+        how = f"python experiments/prepare.py --dataset={name}" + (f" --data_dir={data_dir}" if data_dir else "")
+        how += " --source=ARCHIVE.tar.gz" * name.startswith("cifar")
+        raise AuxjaxError(f"data set {name!r} is not in {folder}; to prepare it: {how}")
+    import tensorflow_datasets as tfds
+
+    there, known = prepared(folder), tfds.list_builders(with_community_datasets=False)
+    if name.split("/")[0] in known:
+        how = f"tfds build {name} --file_format=array_record --data_dir={folder} (with pip install 'auxjax[tf]')"
+        raise AuxjaxError(f"data set {name!r} is not in {folder}; to prepare it: {how}")
+    close = nearest(name, {*PREPARED, *there, *known}) or ";"
+    raise AuxjaxError(
+        f"unknown data set {name!r}{close} valid: {', '.join(sorted({*PREPARED, *there}))}, or any of TFDS's"
+    )
 
 
 @functools.lru_cache(maxsize=8)
-def _builder(name: str, data_dir: str) -> Any:
-    folder = root(data_dir)
-    found = find(name, folder)
-    if found is None and name == "digits":
-        found = prepare(name, data_dir)
-    if found is None:
-        there = sorted(path.name for path in folder.glob("*") if path.is_dir())
-        how = (
-            f"python experiments/prepare.py --dataset={name}"
-            if name in PREPARED
-            else "tfds build it there with file_format=array_record"
-        )
-        close = nearest(name, [*PREPARED, *there]) or ";"
-        raise AuxjaxError(f"data set {name!r} is not in {folder}{close} to prepare it: {how}")
-    form = json.loads((found / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
-    if form != "array_record":
-        raise AuxjaxError(
-            f"data set {name!r} in {found} has file format {form!r}; prepare it with file_format='array_record'"
-        )
+def _open(name: str, folder: Path) -> dict[str, Records]:
+    """Returns the splits in a set's folder.
+
+    From the folder, not by TFDS's name: for a name it knows, TFDS would want its own code's version, and download it.
+    """
     import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(str(found))
+    try:
+        form = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+        builder = tfds.builder_from_directory(str(folder))
+        sources = {} if form != "array_record" else {s: builder.as_data_source(split=s) for s in builder.info.splits}
+        lengths = {split: len(source) for split, source in sources.items()}
+    except ImportError:
+        raise
+    except Exception as error:  # JSON's, protobuf's, array_record's or TFDS's own, for whatever is damaged
+        raise AuxjaxError(
+            f"data set {name!r} in {folder} is damaged ({_one_line(error)}): remove it, then prepare it"
+        ) from None
+    if form != "array_record":
+        raise AuxjaxError(
+            f"data set {name!r} in {folder} has file format {form!r}; prepare it with --file_format=array_record"
+        )
+    image, label = (builder.info.features.get(key) for key in ("image", "label"))
+    shape, classes = getattr(image, "shape", None), getattr(label, "num_classes", None)
+    if shape is None or len(shape) != 3 or image.np_dtype != np.uint8 or classes is None:
+        features = ", ".join(f"{key} {feature!r}" for key, feature in builder.info.features.items())
+        raise AuxjaxError(
+            f"data set {name!r} needs a uint8 image [H, W, C] and a class label; it has {_one_line(features)}"
+        )
+    return {split: Records(name, source, tuple(shape), classes) for split, source in sources.items() if lengths[split]}
+
+
+def _one_line(what: object) -> str:
+    return " ".join(str(what).split())
