@@ -7,5 +7,6 @@ from auxjax.heads import Head, presets
 from auxjax.train import Result, evaluate, load, train
 
 __all__ = [
-    "AuxjaxError", "Head", "Result", "__version__", "attach", "evaluate", "list_taps", "load", "presets", "strip", "train",
+    "AuxjaxError", "Head", "Result", "__version__", "attach", "evaluate", "list_taps", "load", "presets",
+    "strip", "train",
 ]  # fmt: skip

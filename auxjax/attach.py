@@ -80,11 +80,11 @@ class Attached:
         collections = _collections(mutable)
         flags = mode_flags(method_of(self.model, method), train, kwargs)
         wanted = {parse(self.heads[name].at)[:2] for name in names}
-        captured = {"capture_intermediates": capture_filter(wanted)} if names else {}
+        captured: dict[str, Any] = {"capture_intermediates": capture_filter(wanted)} if names else {}
         listed = [*collections, *({"intermediates"} - set(collections) if names else ())]
         result = self.model.apply(
-            {c: v["model"] for c, v in variables.items() if v["model"]}, *inputs, rngs=rngs, method=method,
-            mutable=listed or False, **captured, **flags, **kwargs,
+            {c: v["model"] for c, v in variables.items() if v["model"]}, *inputs, method=method,
+            rngs=None if rngs is None else dict(rngs), mutable=listed or False, **captured, **flags, **kwargs,
         )  # fmt: skip
         main, updates = result if listed else (result, {})
         outputs = {"main": main}
@@ -112,7 +112,7 @@ class Attached:
     def tap_shapes(
         self, model_variables: Variables, *inputs: Any, method: str | None = None, **kwargs: Any
     ) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns shape and dtype of what each head reads; raises AuxjaxError for a tap that the model does not have."""
+        """Returns shape and dtype of what each head reads; raises AuxjaxError for a tap that the model has not."""
         if not self.heads:
             return {}
         wanted = {parse(head.at)[:2] for head in self.heads.values()}
@@ -150,7 +150,7 @@ def strip(variables: Variables) -> dict[str, Any]:
     for collection, value in variables.items():
         if not isinstance(value, Mapping) or set(value) != {"model", "heads"}:
             raise AuxjaxError(
-                f"collection {collection!r} has no halves 'model' and 'heads': it is stripped already, or not of attach()"
+                f"collection {collection!r} has no halves 'model' and 'heads': it is stripped, or not of attach()"
             )
     return {collection: value["model"] for collection, value in variables.items() if value["model"]}
 

@@ -14,8 +14,8 @@ import optax
 
 from auxjax import config as configs
 from auxjax import data, ops, optimizer, parallel, weighting
-from auxjax.attach import attach
-from auxjax.heads import HEADS, Head
+from auxjax.attach import attach, strip
+from auxjax.heads import HEADS, Head, cost
 from auxjax.models import MODELS
 from auxjax.parallel import Layout
 from auxjax.step import Main, Program, TrainState, create_state, eval_step, train_step
@@ -72,12 +72,11 @@ def program(config: Mapping[str, Any], num_classes: int, steps_per_epoch: int, t
 
 
 def setup(config: Any) -> Setup:
-    """Returns all that training a finished config needs; raises AuxjaxError for data and devices that do not serve it."""
+    """Returns all that training a finished config needs; raises AuxjaxError for data and devices that do not serve."""
     dataset = data.load(config.data)
     where = parallel.layout(config.parallel.mode, config.parallel.num_devices)
     parallel.check_batch_size(where, config.data.batch_size, config.optimizer.accumulate)
-    parallel.check_batch_size(where, config.data.eval_batch_size, key="data.eval_batch_size")
-    pipeline = data.open_pipeline(dataset, config.data, config.seed)
+    pipeline = data.open_pipeline(dataset, config.data, config.seed, len(where.devices))
     sizes = {
         "steps_per_epoch": len(dataset.splits["train"]) // config.data.batch_size,
         "batch_size": config.data.batch_size,
@@ -97,6 +96,19 @@ def setup(config: Any) -> Setup:
         pipeline=pipeline, total_steps=total_steps, every=every,
         example=jax.random.normal(jax.random.key(0), (2, *dataset.image_shape)),
     )  # fmt: skip
+
+
+def cost_table(setup: Setup) -> str:
+    """Returns a line for the model and one for each head: where it sits, its parameters and forward FLOPs an image."""
+    image = jax.ShapeDtypeStruct((1, *setup.dataset.image_shape), jnp.float32)
+    attached = setup.program.attached
+    rows = [("main", "", cost(attached.model, image))]
+    bare = jax.eval_shape(strip, {"params": setup.state.params, **setup.state.statistics})
+    for name, shape in attached.tap_shapes(bare, image).items():
+        rows.append((name, attached.heads[name].at, cost(attached.heads[name].module, shape)))
+    return "\n".join(
+        f"{name:<8} {at:<16} {c['params']:>12,} parameters {c['flops'] / 1e6:>10.2f} MFLOP" for name, at, c in rows
+    )
 
 
 def first_batch(setup: Setup) -> dict[str, jax.Array]:

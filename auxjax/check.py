@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
 
-from auxjax.config import base, duration, flatten, head
+from auxjax.config import base, duration, flatten, head, plain
 from auxjax.errors import AuxjaxError, nearest, unknown
 from auxjax.heads import HEADS
 from auxjax.losses import LOSSES
@@ -21,47 +22,48 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 CACHES = ("device", "host")
 # Sections whose keys belong to what they name: a model's fields, the heads, a schedule's parameters.
 _OPEN = ("model", "heads", "weighting")
-_NOT_FOR_CONFIGS = ("parent", "name", "num_classes", "dtype", "param_dtype", "axis_name")
+_NOT_FOR_CONFIGS = ("parent", "name", "dtype", "param_dtype", "axis_name")
+_POSITIVE = (
+    "data.batch_size", "data.eval_batch_size", "optimizer.accumulate", "optimizer.learning_rate", "optimizer.eps",
+    "optimizer.schedule.every_percent", "train.keep_last",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "main.weight", "optimizer.weight_decay", "optimizer.clip_norm", "optimizer.heads_learning_rate_factor",
+    "optimizer.schedule.floor", "optimizer.schedule.gamma", "train.keep_best", "data.validation_examples",
+    "data.num_workers", "data.image_size", "data.augment.crop_padding", "data.augment.mixup", "data.augment.cutout",
+    "parallel.num_devices",
+)  # fmt: skip
+_FRACTIONS = ("optimizer.ema_decay", "optimizer.momentum", "optimizer.b1", "optimizer.b2", "main.label_smoothing")
 
 
 def finalize(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Returns a checked, complete, locked copy of `config`; raises AuxjaxError for anything that could not run."""
-    given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    reference = base().to_dict()
-    _check_keys(given, reference, "config")
+    given = plain(config)
+    _check_keys(given, base().to_dict(), "")
     given["model"] = _model(given["model"])
-    given["heads"] = {name: _head(name, dict(entry)) for name, entry in given["heads"].items()}
+    given["heads"] = {name: _head(name, entry) for name, entry in given["heads"].items()}
     _check_names(given)
     _check_ranges(given)
-    for prefix, section in (("total", "train"), ("eval", "train"), ("log", "train"), ("checkpoint", "train")):
-        duration(given[section], prefix, steps_per_epoch=1, batch_size=1, total_steps=100)
-    duration(given["optimizer"]["schedule"], "warmup", steps_per_epoch=1, batch_size=1, total_steps=100, required=False)
+    _check_durations(given)
     return ml_collections.ConfigDict(given).lock()
 
 
 def _check_keys(given: dict[str, Any], reference: Mapping[str, Any], where: str) -> None:
+    """Checks keys and types against the base config; `where` is the section's path with its dot."""
     for key in given:
         if key not in reference:
-            raise unknown(
-                "config key",
-                f"{where}.{key}".removeprefix("config."),
-                [f"{where}.{k}".removeprefix("config.") for k in reference],
-            )
+            raise unknown("config key", f"{where}{key}", [where + k for k in reference])
     lost = [key for key in reference if key not in given]
     if lost:
-        raise AuxjaxError(
-            f"{where} lost its keys {', '.join(lost)}: set single keys, as in {where}.{lost[0]}=..., not the whole section"
-        )
+        section, single = where.removesuffix(".") or "the config", f"config.{where}{lost[0]}=..."
+        raise AuxjaxError(f"{section} lost its keys {', '.join(lost)}: set single keys, as in {single}, not all of it")
     for key, default in reference.items():
-        if where == "config" and key in _OPEN:
-            if not isinstance(given[key], Mapping):
-                raise AuxjaxError(f"config.{key} must be a dict, not {given[key]!r}")
-        elif isinstance(default, Mapping):
-            if not isinstance(given[key], Mapping):
-                raise AuxjaxError(f"{where}.{key} is a section, not {given[key]!r}; its keys: {', '.join(default)}")
-            _check_keys(given[key], default, f"{where}.{key}")
-        else:
-            given[key] = _typed(given[key], default, f"{where}.{key}")
+        if not isinstance(default, Mapping):
+            given[key] = _typed(given[key], default, where + key)
+        elif not isinstance(given[key], Mapping):
+            raise AuxjaxError(f"{where}{key} is a section, not {given[key]!r}")
+        elif where or key not in _OPEN:
+            _check_keys(given[key], default, f"{where}{key}.")
 
 
 def _typed(value: Any, default: Any, where: str) -> Any:
@@ -72,69 +74,70 @@ def _typed(value: Any, default: Any, where: str) -> Any:
         kind = type(default[0]) if default else str
         try:
             return tuple(kind(item) for item in items)
-        except ValueError:
-            raise AuxjaxError(f"{where}={value!r} must be {kind.__name__}s") from None
+        except (TypeError, ValueError):
+            raise AuxjaxError(f"{where}={value!r} must be {kind.__name__}s, as in {default}") from None
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if default is not None and (type(value) is not type(default)):
+    if default is not None and type(value) is not type(default):
         raise AuxjaxError(f"{where}={value!r} must be {type(default).__name__}, not {type(value).__name__}")
     return value
 
 
 def _model(entry: Mapping[str, Any]) -> dict[str, Any]:
-    entry = dict(entry)
-    name = entry.get("name", "")
+    fields = dict(entry)
+    name = _typed(fields.pop("name", ""), "", "model.name")
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    return {
-        "name": name,
-        **_fields(MODELS[name], {k: v for k, v in entry.items() if k != "name"}, f"model {name!r}", _NOT_FOR_CONFIGS),
-    }
+    return {"name": name, **_fields(MODELS[name], fields, f"model {name!r}", (*_NOT_FOR_CONFIGS, "num_classes"))}
 
 
-def _head(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+def _head(name: str, entry: Any) -> dict[str, Any]:
+    if name == "main" or not name or "/" in name:
+        raise AuxjaxError(f"a head cannot be named {name!r}: 'main' is the model's own output, '/' separates paths")
+    if not isinstance(entry, Mapping):
+        raise AuxjaxError(f"heads.{name} is a section with at= and kind=, not {entry!r}")
     for key in ("at", "kind"):
         if key not in entry:
-            raise AuxjaxError(
-                f"head {name!r} has no {key!r}: heads.{name} needs at= (a tap) and kind= ({', '.join(sorted(HEADS))})"
-            )
-    if entry["kind"] not in HEADS:
-        raise unknown(f"kind of head {name!r}", entry["kind"], HEADS)
-    common = head("", "")
-    full = head(**entry)
-    own = {key: value for key, value in full.items() if key not in common}
-    allowed = [n for n in _NOT_FOR_CONFIGS if n != "num_classes"]
-    own = _fields(HEADS[entry["kind"]], own, f"head {name!r}", allowed, also=common)
-    for key in ("at", "loss", "target", "mask"):
-        _typed(full[key], "", f"heads.{name}.{key}")
-    weight, stop = full["weight"], full["stop_gradient"]
-    if isinstance(weight, Mapping):
-        schedule(weight, f"weight of head {name!r}")
-        full["weight"] = dict(weight)
+            kinds = ", ".join(sorted(HEADS))
+            raise AuxjaxError(f"head {name!r} has no {key!r}: heads.{name} needs at= (a tap) and kind= ({kinds})")
+    common, full = head("", ""), head(**entry)
+    for key in ("at", "kind", "loss", "target", "mask", "label_smoothing"):
+        full[key] = _typed(full[key], common[key], f"heads.{name}.{key}")
+    if full["kind"] not in HEADS:
+        raise unknown(f"kind of head {name!r}", full["kind"], HEADS)
+    if isinstance(full["weight"], Mapping):
+        schedule(full["weight"], f"weight of head {name!r}")
     else:
-        full["weight"] = _typed(weight, 0.0, f"heads.{name}.weight")
-    if not isinstance(stop, bool) and not (
-        isinstance(stop, Mapping) and list(stop) in (["from_steps"], ["until_steps"])
-    ):
-        raise AuxjaxError(
-            f"heads.{name}.stop_gradient={stop!r} must be True, False, {{'from_steps': n}} or {{'until_steps': n}}"
-        )
+        full["weight"] = _typed(full["weight"], 0.0, f"heads.{name}.weight")
+    _check_stop_gradient(full["stop_gradient"], f"heads.{name}.stop_gradient")
+    own = {key: value for key, value in full.items() if key not in common}
+    own = _fields(HEADS[full["kind"]], own, f"head {name!r}", _NOT_FOR_CONFIGS, also=common)
     return {key: full[key] for key in common} | own
 
 
+def _check_stop_gradient(value: Any, where: str) -> None:
+    scheduled = isinstance(value, Mapping) and list(value) in (["from_steps"], ["until_steps"])
+    if scheduled and all(type(step) is int and step >= 0 for step in value.values()):
+        return
+    if not isinstance(value, bool):
+        raise AuxjaxError(f"{where}={value!r} must be True, False, {{'from_steps': n}} or {{'until_steps': n}}")
+
+
 def _fields(
-    kind: type, given: Mapping[str, Any], what: str, hidden: Iterable[str], also: Iterable[str] = ()
+    kind: type, given: Mapping[str, Any], what: str, hidden: Collection[str], also: Collection[str] = ()
 ) -> dict[str, Any]:
     """Returns `given` checked against the fields of a module's class."""
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in hidden}
+    fields = {f.name: f.default for f in dataclasses.fields(kind) if f.name not in hidden}
     checked = {}
     for key, value in given.items():
         if key not in fields:
-            raise AuxjaxError(
-                f"unknown key {key!r} of {what}{nearest(key, [*fields, *also]) or ';'} valid: {', '.join([*also, *fields])}"
-            )
-        default = fields[key].default
-        checked[key] = value if default is dataclasses.MISSING else _typed(value, default, f"{key} of {what}")
+            valid = [*also, *fields]
+            raise AuxjaxError(f"unknown key {key!r} of {what}{nearest(key, valid) or ';'} valid: {', '.join(valid)}")
+        # Of all fields only the number of classes has no default.
+        default = 0 if fields[key] is dataclasses.MISSING else fields[key]
+        checked[key] = _typed(value, default, f"{key} of {what}")
+        if isinstance(checked[key], float) and not math.isfinite(checked[key]):
+            raise AuxjaxError(f"{key} of {what} must be finite, not {value}")
     return checked
 
 
@@ -143,8 +146,9 @@ def _check_names(config: Mapping[str, Any]) -> None:
     named = [
         ("dtype", config["dtype"], DTYPES), ("data.cache", config["data"]["cache"], CACHES),
         ("parallel.mode", config["parallel"]["mode"], MODES), ("loss of main", config["main"]["loss"], LOSSES),
-        ("optimizer", optimizer["name"], OPTIMIZERS), ("learning rate schedule", optimizer["schedule"]["name"], SCHEDULES),
-        ("weighting", config["weighting"].get("name", "constant"), WEIGHTINGS),
+        ("optimizer", optimizer["name"], OPTIMIZERS),
+        ("learning rate schedule", optimizer["schedule"]["name"], SCHEDULES),
+        ("weighting", str(config["weighting"].get("name", "")), WEIGHTINGS),
     ]  # fmt: skip
     named += [(f"loss of head {name!r}", entry["loss"], LOSSES) for name, entry in config["heads"].items()]
     for what, name, valid in named:
@@ -154,26 +158,28 @@ def _check_names(config: Mapping[str, Any]) -> None:
 
 
 def _check_ranges(config: Mapping[str, Any]) -> None:
-    positive = (
-        "data.batch_size",
-        "data.eval_batch_size",
-        "optimizer.accumulate",
-        "optimizer.learning_rate",
-        "train.keep_last",
-    )
-    not_negative = (
-        "main.weight", "optimizer.weight_decay", "optimizer.clip_norm", "optimizer.heads_learning_rate_factor", "train.keep_best",
-        "data.validation_examples", "data.num_workers", "data.image_size", "parallel.num_devices", "data.augment.crop_padding",
-        "data.augment.mixup", "data.augment.cutout", *(f"heads.{name}.weight" for name in config["heads"]),
-    )  # fmt: skip
     flat = flatten(config)
-    for key in positive:
-        if not flat[key] > 0:
+    heads = [f"heads.{name}" for name in config["heads"]]
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise AuxjaxError(f"{key}={value} must be finite")
+    for key in _POSITIVE:
+        if flat[key] <= 0:
             raise AuxjaxError(f"{key}={flat[key]} must be positive")
-    for key in not_negative:
-        if key in flat and flat[key] < 0:
+    for key in (*_NOT_NEGATIVE, *(f"{name}.weight" for name in heads)):
+        if key in flat and flat[key] < 0:  # a weight's schedule stands under other keys
             raise AuxjaxError(f"{key}={flat[key]} must not be negative")
-    fractions = ["optimizer.ema_decay", "optimizer.momentum", "main.label_smoothing"]
-    for key in fractions + [f"heads.{name}.label_smoothing" for name in config["heads"]]:
+    for key in (*_FRACTIONS, *(f"{name}.label_smoothing" for name in heads)):
         if not 0 <= flat[key] < 1:
             raise AuxjaxError(f"{key}={flat[key]} must be in [0, 1)")
+    if not 0 <= config["seed"] < 2**32:
+        raise AuxjaxError(f"seed={config['seed']} must be in [0, 2**32)")
+
+
+def _check_durations(config: Mapping[str, Any]) -> None:
+    sizes: dict[str, Any] = {"steps_per_epoch": 1, "batch_size": 1, "total_steps": 100}
+    train = {f"train.{key}": value for key, value in config["train"].items()}
+    for prefix in ("total", "eval", "log", "checkpoint"):
+        duration(train, f"train.{prefix}", **sizes)
+    schedule = {f"optimizer.schedule.{key}": value for key, value in config["optimizer"]["schedule"].items()}
+    duration(schedule, "optimizer.schedule.warmup", required=False, **sizes)

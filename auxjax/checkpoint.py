@@ -19,7 +19,7 @@ from auxjax.step import TrainState
 
 
 def check_workdir(workdir: str | os.PathLike[str]) -> Path:
-    """Returns the absolute path of a folder that can be written, made if it is not there; raises AuxjaxError if it cannot be."""
+    """Returns the absolute path of a folder that can be written, made if need be; raises AuxjaxError if it cannot."""
     path = Path(os.path.abspath(os.path.expanduser(workdir)))
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def restore(manager: ocp.CheckpointManager, state: TrainState) -> tuple[TrainSta
 
 
 def restore_inference(workdir: Path, bare: Any, step: int | str = "last") -> Any:
-    """Returns the stripped variables of one step ("last", "best" or a number), shaped like `bare`, the model's own shapes.
+    """Returns the stripped variables of one step ("last", "best" or a number), in `bare`, the model's own shapes.
 
     Raises AuxjaxError where there is no checkpoint, no such step, or an array that the bare model does not have.
     """
@@ -147,5 +147,5 @@ def _metadata_paths(metadata: Any) -> dict[str, str]:
 
 
 def _numbered(tree: Any) -> list[tuple[str, Any]]:
-    """Returns the leaves of optax's nested tuples by path, since Orbax restores dicts alone without a template class."""
+    """Returns the leaves of optax's nested tuples by path, since Orbax restores dicts alone without a template."""
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]

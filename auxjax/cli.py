@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import itertools
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from auxjax.errors import AuxjaxError, nearest
+from auxjax.errors import AuxjaxError, unknown
 
 
 def define_config() -> Any:
@@ -24,14 +26,23 @@ def define_config() -> Any:
     )
 
 
-def load_config(path: Path, argument: str = "") -> Any:
-    """Returns what `get_config(argument)` of a config file gives; raises AuxjaxError where there is no such file."""
-    _check_file(str(path))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
+def load_config(path: str | Path, argument: str = "") -> Any:
+    """Returns what `get_config(argument)` of a config file gives; raises AuxjaxError where that fails."""
+    path = Path(path)
+    if not path.is_file():
+        raise _no_file(path)
+    try:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(argument)
+    except AuxjaxError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path} line {lines[-1]}" if lines else str(path)
+        raise AuxjaxError(f"config file {where}: {type(error).__name__}: {_one_line(error)}") from None
 
 
 def run(main: Callable[[], int | None], needs: tuple[str, ...] = ()) -> None:
@@ -50,15 +61,13 @@ def run(main: Callable[[], int | None], needs: tuple[str, ...] = ()) -> None:
 
 def _parse(needs: tuple[str, ...]) -> None:
     app.define_help_flags()
-    for argument in sys.argv[1:]:
-        if argument.startswith("--config="):
-            _check_file(argument.removeprefix("--config="))
+    _check_config(_given(sys.argv[1:]))
     try:
         rest = flags.FLAGS(sys.argv)[1:]
     except flags.Error as error:
         raise AuxjaxError(_one_line(error)) from None
-    except (KeyError, AttributeError, TypeError, ValueError, SyntaxError) as error:
-        # What ml_collections raises for an override that does not fit; a config file's own mistakes come this way too.
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        # What ml_collections raises for an override that does not fit.
         raise AuxjaxError(f"config: {_one_line(error)}") from None
     if rest:
         raise AuxjaxError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
@@ -68,15 +77,37 @@ def _parse(needs: tuple[str, ...]) -> None:
             raise AuxjaxError(f"--{name} is missing: give {example}")
 
 
-def _check_file(value: str) -> None:
-    path = Path(value.split(":", 1)[0])
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("configs")
-        files = [str(file) for file in sorted(folder.glob("*.py"))]
-        close = difflib.get_close_matches(str(path), files, n=3, cutoff=0.4)
-        raise AuxjaxError(
-            f"no config file {str(path)!r}{nearest(str(path), files) or ';'} there are: {', '.join(close or files) or 'none'}"
-        )
+def _given(arguments: list[str]) -> dict[str, str]:
+    """Returns `{"config": its value, "config.a.b": ...}` of a command line, values after `=` or a space."""
+    given = {}
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and (name == "config" or name.startswith("config.")):
+            given[name] = value if equals else following
+    return given
+
+
+def _check_config(given: dict[str, str]) -> None:
+    """Opens the config file before ml_collections does, which tells of its mistakes in whole tracebacks."""
+    if "config" not in given:
+        return
+    path, _, argument = given["config"].partition(":")
+    config = load_config(path, argument)
+    for name in given:
+        section, where = config, ""
+        for key in name.split(".")[1:]:
+            if not hasattr(section, "keys"):
+                raise AuxjaxError(f"unknown config key {name.removeprefix('config.')!r}: {where[:-1]} is no section")
+            if key not in section:
+                raise unknown("config key", where + key, [where + k for k in section])
+            section, where = section[key], f"{where}{key}."
+
+
+def _no_file(path: Path) -> AuxjaxError:
+    folders = [folder for folder in (path, path.parent, Path("configs")) if folder.is_dir()]
+    files = next((found for folder in folders if (found := sorted(map(str, folder.glob("*.py"))))), [])
+    close = difflib.get_close_matches(str(path), files, n=3, cutoff=0.4) or files
+    return AuxjaxError(f"no config file {str(path)!r}; there are: {', '.join(close) or 'none'}")
 
 
 def _one_line(error: Exception) -> str:
@@ -85,7 +116,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _set_up() -> None:
-    """Logs to standard error and keeps compiled programs between runs; never done at import, where it would surprise."""
+    """Logs to standard error and keeps compiled programs between runs; not done at import, where it would surprise."""
     import jax
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

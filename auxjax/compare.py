@@ -65,7 +65,7 @@ def training_flops(setup: build.Setup) -> float:
     """Returns XLA's count of one training step's FLOPs before optimisation."""
     from auxjax.step import train_step
 
-    analysis = jax.jit(train_step).lower(setup.state, build.first_batch(setup)).cost_analysis()
+    analysis: Any = jax.jit(train_step).lower(setup.state, build.first_batch(setup)).cost_analysis()
     return float(analysis["flops"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +15,12 @@ UNITS = ("steps", "epochs", "examples", "percent")
 
 
 def durations(prefix: str, **values: float) -> dict[str, float]:
-    """Returns `prefix_steps`, `_epochs`, `_examples` and `_percent`, 0 (not set) but for what `values` gives by unit."""
+    """Returns `prefix_steps`, `_epochs`, `_examples`, `_percent`, 0 (not set) but for what `values` gives by unit."""
     return {f"{prefix}_{unit}": values.get(unit, 0.0 if unit in ("epochs", "percent") else 0) for unit in UNITS}
 
 
 def head(at: str, kind: str, **fields: Any) -> dict[str, Any]:
-    """Returns a head's entry with every key of its own: where it reads, its kind, loss, target, mask, weight and so on."""
+    """Returns a head's entry with every key: where it reads, its kind, loss, target, mask, weight and so on."""
     entry: dict[str, Any] = {
         "at": at, "kind": kind, "loss": "softmax_cross_entropy", "target": "label", "mask": "mask", "weight": 0.3,
         "stop_gradient": False, "label_smoothing": 0.0,
@@ -34,13 +35,14 @@ def base() -> ml_collections.ConfigDict:
         "dtype": "float32",  # of the computation; parameters are float32
         "model": {"name": "googlenet", "variant": "bn", "stem": "small"},  # and any field of that model
         "heads": {},  # name -> head(...)
-        "main": {"loss": "softmax_cross_entropy", "target": "label", "mask": "mask", "weight": 1.0, "label_smoothing": 0.0},
+        "main": {
+            "loss": "softmax_cross_entropy", "target": "label", "mask": "mask", "weight": 1.0, "label_smoothing": 0.0,
+        },
         "weighting": {"name": "constant"},  # multiplies every head's weight; and that schedule's parameters
         "data": {
             "name": "digits",
             "data_dir": "",  # of TFDS; empty: $TFDS_DATA_DIR, or TFDS's own default
-            "batch_size": 128,
-            "eval_batch_size": 500,
+            "batch_size": 128, "eval_batch_size": 500,
             "cache": "device",  # device: the whole set lives on the device; host: Grain reads it from disk
             "validation_examples": 0,  # held out of the training split; evaluated in place of the test split
             "num_workers": 0,  # Grain's processes; 0 reads in threads
@@ -48,16 +50,16 @@ def base() -> ml_collections.ConfigDict:
             "augment": {"crop_padding": 0, "flip": False, "mixup": 0.0, "cutout": 0},
         },
         "optimizer": {
-            "name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "b1": 0.9, "b2": 0.999, "eps": 1e-8,
+            "name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": False,
+            "b1": 0.9, "b2": 0.999, "eps": 1e-8,  # of adam, adamw and lamb; b2 and eps of rmsprop
             "weight_decay": 0.0,  # on arrays of two and more axes
-            "clip_norm": 0.0,  # 0: off
             "heads_learning_rate_factor": 1.0,
-            "ema_decay": 0.0,  # 0: off
+            "clip_norm": 0.0, "ema_decay": 0.0,  # 0: off
             "accumulate": 1,  # microbatches a step
             "schedule": {"name": "cosine", "floor": 0.0, "every_percent": 30.0, "gamma": 0.1, **durations("warmup")},
         },
         "train": {
-            **durations("total", epochs=10.0),
+            "total_steps": 0, "total_epochs": 10.0, "total_examples": 0,
             **durations("eval", epochs=1.0),
             **durations("log", steps=50),
             **durations("checkpoint", epochs=1.0),
@@ -82,23 +84,24 @@ def duration(
 
     Raises AuxjaxError where several are set, or none is and it is `required`; none is 0 steps otherwise.
     """
-    keys = [f"{prefix}_{unit}" for unit in UNITS]
+    keys = [f"{prefix}_{unit}" for unit in UNITS if f"{prefix}_{unit}" in config]
     given = {key: config[key] for key in keys if config[key]}
     if len(given) > 1:
-        raise AuxjaxError(f"set exactly one of {', '.join(given)}, and the others to 0")
+        values = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise AuxjaxError(f"{values}: exactly one may be set; set {' or '.join(given)} to 0")
     if not given:
         if required:
             raise AuxjaxError(f"set one of {', '.join(keys)}")
         return 0
     ((key, value),) = given.items()
-    if value < 0:
-        raise AuxjaxError(f"{key}={value} must not be negative")
+    if not 0 < value < math.inf:
+        raise AuxjaxError(f"{key}={value} must be positive, or 0 where another unit is set")
     scale = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / batch_size, "percent": total_steps / 100}
     return max(round(value * scale[key.removeprefix(f"{prefix}_")]), 1)
 
 
 def due(step: int, every: int, total: int) -> bool:
-    """Returns whether something done every `every` steps is done after `step` (counted from 1): also at the last step."""
+    """Returns whether something done every `every` steps is done after `step` (counted from 1): also at the last."""
     return step % every == 0 or step == total
 
 
@@ -155,6 +158,7 @@ def is_smoke(argument: str) -> bool:
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns the config shrunk to seconds: embedded digits, small batches, four steps, every kind of work once."""
+    config.dtype = "float32"  # a CPU runs bfloat16 slowly
     config.data.update(name="digits", batch_size=16, eval_batch_size=200, validation_examples=0, num_workers=0)
     config.data.image_size = 16 if config.model.name == "googlenet" else 0
     config.train.update(total_steps=4, total_epochs=0.0, total_examples=0)

@@ -41,40 +41,45 @@ def head_losses(
 
     `heads` maps a name to its `loss` (a name or a function), `target`, `mask` and `label_smoothing`; a batch without
     that mask counts every example. A mask shorter in rank than the losses covers their trailing axes whole. Raises
-    AuxjaxError for an unknown loss, a missing target and logits that do not fit their targets.
+    AuxjaxError for an unknown loss, a missing target, and logits or a mask that do not fit the targets.
     """
     results = {}
     for name, head in heads.items():
         losses = _per_example(name, head, outputs[name], batch)
         mask = mask_of(head, batch, losses.shape)
-        # A masked example may hold anything, a NaN too, which a product with zero would keep.
+        # What is masked may be a NaN, which a product with zero would keep.
         results[name] = jnp.where(mask > 0, losses * mask, 0.0).sum(), mask.sum()
     return results
 
 
 def mask_of(head: Any, batch: Mapping[str, jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """Returns the head's mask as float32 of `shape`; ones where the batch has none."""
+    """Returns the head's mask as float32 of `shape`, ones where the batch has none; raises AuxjaxError for a misfit."""
     if head.mask not in batch:
         return jnp.ones(shape, jnp.float32)
     mask = batch[head.mask].astype(jnp.float32)
+    if mask.shape != shape[: mask.ndim]:
+        raise AuxjaxError(f"mask {head.mask!r} is {list(mask.shape)}, and what it masks is {list(shape)}")
     return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
 
 
 def _per_example(name: str, head: Any, logits: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
     if head.target not in batch:
-        raise AuxjaxError(
-            f"head {name!r} has target {head.target!r}, and the batch has only: {', '.join(sorted(batch))}"
-        )
-    if not callable(head.loss) and head.loss not in LOSSES:
-        raise unknown(f"loss of head {name!r}", head.loss, LOSSES)
+        there = ", ".join(sorted(batch))
+        raise AuxjaxError(f"head {name!r} has target {head.target!r}, and the batch has only: {there}")
     targets = batch[head.target]
-    if targets.shape not in (logits.shape[:-1], logits.shape) and not callable(head.loss):
+    if callable(head.loss):
+        if head.label_smoothing:
+            raise AuxjaxError(f"head {name!r}: label_smoothing is for named losses, and its loss is a function")
+        return head.loss(logits, targets).astype(jnp.float32)
+    if head.loss not in LOSSES:
+        raise unknown(f"loss of head {name!r}", head.loss, LOSSES)
+    classes = jnp.issubdtype(targets.dtype, jnp.integer)
+    if targets.shape != (logits.shape[:-1] if classes else logits.shape):
         raise AuxjaxError(
-            f"head {name!r} gives logits {list(logits.shape)}, and its targets {head.target!r} are {list(targets.shape)}"
+            f"head {name!r} gives logits {list(logits.shape)}, and its targets {head.target!r} are {targets.dtype}"
+            f"{list(targets.shape)}; expected integers {list(logits.shape[:-1])} or floats {list(logits.shape)}"
         )
-    loss = head.loss if callable(head.loss) else LOSSES[head.loss]
-    return (
-        loss(logits, targets, label_smoothing=head.label_smoothing)
-        if not callable(head.loss)
-        else loss(logits, targets)
-    )
+    # A masked soft target may be a NaN: kept out here, it stays out of the gradient too.
+    if not classes and head.mask in batch:
+        targets = jnp.where(mask_of(head, batch, targets.shape) > 0, targets, 0.0)
+    return LOSSES[head.loss](logits, targets, label_smoothing=head.label_smoothing)

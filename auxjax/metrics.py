@@ -20,14 +20,16 @@ def head_metrics(
 ) -> dict[str, dict[str, jax.Array]]:
     """Returns `{"correct", "count"}` of each head as float32 sums over its unmasked examples.
 
-    The right class of a soft target float[..., N] is its largest.
+    The right class of a soft target float[..., N] is its largest. Targets that are no classes, as a loss function of
+    the user's own may have, are never correct.
     """
     results = {}
     for name, head in heads.items():
-        targets = batch[head.target]
+        targets, logits = batch[head.target], outputs[name]
+        shape = logits.shape[:-1]
         labels = targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(-1)
-        mask = mask_of(head, batch, labels.shape)
-        correct = (outputs[name].argmax(-1) == labels).astype(jnp.float32)
+        correct = logits.argmax(-1) == labels if labels.shape == shape else jnp.zeros(shape)
+        mask = mask_of(head, batch, shape)
         results[name] = {"correct": (correct * mask).sum(), "count": mask.sum()}
     return results
 
@@ -48,7 +50,7 @@ class JsonLines:
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes `{"step": step, **scalars}`."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.write(json.dumps({"step": step, **scalars}, default=float) + "\n")
         self._file.flush()
 
     def flush(self) -> None:
@@ -130,12 +132,12 @@ class MultiWriter:
 
 def open_writers(folder: Path, config: Any) -> MultiWriter:
     """Returns the writers that `config.writers` asks for, JSON lines always; raises AuxjaxError for a missing extra."""
-    writers: list[Writer] = [JsonLines(folder / "metrics.jsonl")]
+    writers: list[Writer] = []
     if config.writers.tensorboard:
         writers.append(TensorBoard(folder / "tensorboard"))
     if config.writers.wandb:
         writers.append(WeightsAndBiases(folder, config.to_dict()))
-    return MultiWriter(writers)
+    return MultiWriter([JsonLines(folder / "metrics.jsonl"), *writers])
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -27,12 +27,12 @@ class Layout(NamedTuple):
 
     @property
     def mesh(self) -> Mesh:
-        """The one-axis data mesh; `Mesh` gives Auto axes, which Linen needs, where `jax.make_mesh` gives Explicit ones."""
+        """The one-axis data mesh; `Mesh` gives Auto axes, which Linen needs, `jax.make_mesh` Explicit ones."""
         return Mesh(np.array(self.devices), (AXIS,))
 
 
 def layout(mode: str = "jit", num_devices: int = 0) -> Layout:
-    """Returns the layout over the first `num_devices` devices (0: all of them); raises AuxjaxError where there are fewer."""
+    """Returns the layout over the first `num_devices` devices (0: all); raises AuxjaxError where there are fewer."""
     if mode not in MODES:
         raise unknown("parallel mode", mode, MODES)
     devices = jax.devices()
@@ -43,13 +43,13 @@ def layout(mode: str = "jit", num_devices: int = 0) -> Layout:
     return Layout(mode, tuple(devices[: num_devices or len(devices)]))
 
 
-def check_batch_size(where: Layout, batch_size: int, accumulate: int = 1, key: str = "data.batch_size") -> None:
+def check_batch_size(where: Layout, batch_size: int, accumulate: int = 1) -> None:
     """Raises AuxjaxError where the devices and microbatches do not divide the batch."""
     parts = len(where.devices) * accumulate
     if batch_size % parts:
         nearest = max(parts, round(batch_size / parts) * parts)
         detail = f"{len(where.devices)} devices" + (f" x {accumulate} microbatches" if accumulate > 1 else "")
-        raise AuxjaxError(f"{key}={batch_size} is not divisible by {detail}; the nearest that is: {nearest}")
+        raise AuxjaxError(f"data.batch_size={batch_size} is not divisible by {detail}; the nearest that is: {nearest}")
 
 
 def place_state(where: Layout, state: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, metrics to files, a history in memory, and the check for non-finite losses."""
+"""What a run tells while it trains: a progress bar, metrics to files, a history in memory; it stops at a NaN."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Recorder:
             metrics.truncate_after(path, step)
             self.history = metrics.read(path) if path.exists() else []
             self._writer = metrics.open_writers(self._folder, self._config)
-        self._bar = tqdm.auto.tqdm(total=self._total, initial=step, disable=None if self._progress else True, unit="step", dynamic_ncols=True)
+        self._bar = tqdm.auto.tqdm(
+            total=self._total, initial=step, disable=None if self._progress else True, unit="step", dynamic_ncols=True
+        )
         self._clock = (step, time.perf_counter())
 
     def step(self, step: int, values: Mapping[str, Any]) -> None:
@@ -85,7 +87,7 @@ class Recorder:
 
 
 def check_finite(step: int, scalars: Mapping[str, float]) -> None:
-    """Raises AuxjaxError naming the head whose loss is not finite at `step`, main last since a head's NaN spreads to it."""
+    """Raises AuxjaxError naming the head whose loss is not finite at `step`, main last: a head's NaN spreads to it."""
     bad = [name for name, value in scalars.items() if name.startswith("loss/") and not math.isfinite(value)]
     for name in sorted(bad, key=lambda n: n in ("loss/main", "loss/total")):
         raise AuxjaxError(

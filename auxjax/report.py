@@ -10,13 +10,16 @@ import numpy as np
 from auxjax import statistics
 from auxjax.compare import Arm, paired_difference, row
 
-_COLUMNS = ("arm", "test accuracy, %", "steps to {:.0%}", "1st-layer gradient", "params train / stripped", "kFLOPs train / stripped")
+_COLUMNS = (
+    "arm", "test accuracy, %", "steps to {:.0%}", "1st-layer gradient", "params train / stripped",
+    "kFLOPs train / stripped",
+)  # fmt: skip
 # Grey for the plain network, blue for the one with heads: apart also in print and to the colour-blind.
 _COLOURS = ("#777777", "#0b62a4")
 
 
 def table(groups: Mapping[str, Sequence[Arm]], target: float) -> str:
-    """Returns an aligned table, Markdown as well: a line an arm; means over seeds with the lowest and highest in brackets."""
+    """Returns an aligned table, Markdown as well: a line an arm; means over seeds, lowest and highest in brackets."""
     lines = [[column.format(target) for column in _COLUMNS]]
     for arms in groups.values():
         for arm in arms:
@@ -32,7 +35,8 @@ def table(groups: Mapping[str, Sequence[Arm]], target: float) -> str:
                 f"{arm.train_flops / 1e3:,.0f} / {arm.stripped_flops / 1e3:,.0f}",
             ])  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
-    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    text = [f"| {' | '.join(line)} |" for line in padded]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(text)
 
@@ -41,7 +45,8 @@ def verdict(arms: Sequence[Arm]) -> str:
     """Returns one sentence on two arms, made of what was measured: the paired difference with every seed's sign."""
     difference = paired_difference(*arms)
     seeds = len(arms[0].results)
-    change = f"{100 * difference.mean:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}] over {seeds} seeds"
+    low, high = f"{100 * difference.low:+.1f}", f"{100 * difference.high:+.1f}"
+    change = f"{100 * difference.mean:+.1f} points [{low}, {high}] over {seeds} seeds"
     if difference.low > 0:
         return f"heads raised accuracy in every seed: {change}"
     if difference.high < 0:
@@ -63,7 +68,8 @@ def figure(groups: Mapping[str, Sequence[Arm]], path: Path) -> None:
         for arm, colour in zip(arms, _COLOURS, strict=True):
             runs = [statistics.curve(result.history, "test", "accuracy/main") for result in arm.results]
             _band(curves, runs[0][0], 100 * np.stack([values for _, values in runs]), arm.name, colour)
-            _band(layers, np.arange(len(arm.norms[0])) + 1, np.stack([list(n.values()) for n in arm.norms]), arm.name, colour)
+            norms = np.stack([list(norm.values()) for norm in arm.norms])
+            _band(layers, np.arange(norms.shape[1]) + 1, norms, arm.name, colour)
         curves.set(title=group, xlabel="step", ylim=(0, 100))
         layers.set(xlabel="layer (the last is the classifier)", yscale="log")
         layers.set_xticks(np.arange(len(arms[0].norms[0])) + 1)

@@ -29,21 +29,27 @@ _PACKAGES = (
 )
 
 
-def open_folder(config: Any, workdir: str | Path) -> Path:
-    """Returns the run's folder, new or of the same config; raises AuxjaxError, naming the difference, for another's."""
+def check_folder(config: Any, workdir: str | Path) -> Path:
+    """Returns the run's folder, which can be written and is new or of the same config; nothing is written yet.
+
+    Raises AuxjaxError for a folder of another config, naming the difference.
+    """
     folder = check_workdir(workdir)
-    path = folder / "config.json"
-    if path.exists():
+    if (folder / "config.json").exists():
         difference = configs.difference(read_config(folder), config)
         if difference:
             raise AuxjaxError(
-                f"workdir {folder} is of another config: {difference}; choose another --workdir or the config it was made with"
+                f"workdir {folder} is of another config: {difference}; give another --workdir, or its own config"
             )
-    else:
-        path.write_text(configs.to_json(config))
-        write_json(folder / "overrides.json", overrides(config))
-    write_json(folder / "versions.json", versions())
     return folder
+
+
+def describe(folder: Path, config: Any, dataset: DataSet) -> None:
+    """Writes what runs: config, overrides, versions, and what inference must know of the data."""
+    (folder / "config.json").write_text(configs.to_json(config))
+    write_json(folder / "overrides.json", overrides(config))
+    write_json(folder / "versions.json", versions())
+    write_json(folder / "dataset.json", {key: value for key, value in dataset._asdict().items() if key != "splits"})
 
 
 def read_config(folder: Path) -> Any:
@@ -72,12 +78,6 @@ def versions() -> dict[str, Any]:
         "argv": sys.argv,
         "devices": devices,
     } | installed
-
-
-def describe(folder: Path, dataset: DataSet) -> None:
-    """Writes what inference must know of the data: its name, classes, image shape and normalisation."""
-    facts = dataset._asdict()
-    write_json(folder / "dataset.json", {key: value for key, value in facts.items() if key != "splits"})
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def steps_to_target(history: Sequence[Mapping[str, Any]], split: str, metric: st
 
 
 def median_steps(steps: Sequence[int | None]) -> float | None:
-    """Returns the median over seeds with those that never arrived counted as later than all; None where that is one of them."""
+    """Returns the median over seeds, those that never arrived later than all others; None where it is one of them."""
     ordered = sorted(np.inf if s is None else float(s) for s in steps)
     middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     return None if np.isinf(middle) else middle

@@ -31,7 +31,7 @@ class Main(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a training step does apart from the numbers in its state; hashable, so that equal programs share a compile."""
+    """What a training step does apart from the numbers in its state; hashable: equal programs share a compile."""
 
     attached: Attached
     main: Main
@@ -199,7 +199,7 @@ def _forward(
 
 
 def _split(batch: Batch, pieces: int) -> Batch:
-    """Returns the batch as `pieces` microbatches, each taken across the whole batch so that every device has a share."""
+    """Returns the batch as `pieces` microbatches, each taken across the whole batch: every device has a share."""
     return {k: jnp.swapaxes(v.reshape(-1, pieces, *v.shape[1:]), 0, 1) for k, v in batch.items()}
 
 

@@ -61,14 +61,14 @@ def parse(at: str) -> Tap:
     return Tap(tuple(path.split("/")) if path else (), method or "__call__", call, entries)
 
 
-def mode_flags(function: Callable[..., Any], train: bool, given: Mapping[str, Any]) -> dict[str, bool]:
+def mode_flags(function: Callable[..., Any], train: bool, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the flag by which `function` is told to train, in whichever spelling its signature has.
 
     Known are `train`, `training`, `is_training`, and `deterministic`, `use_running_average` for the opposite; a
     function with none of them gets none, and what the caller gave by name is left alone.
     """
     parameters = inspect.signature(function).parameters
-    flags = {name: train for name in _TRAIN_FLAGS} | {name: not train for name in _EVAL_FLAGS}
+    flags = dict.fromkeys(_TRAIN_FLAGS, train) | dict.fromkeys(_EVAL_FLAGS, not train)
     return {name: flag for name, flag in flags.items() if name in parameters and name not in given}
 
 
@@ -85,7 +85,7 @@ def capture_filter(wanted: set[tuple[tuple[str, ...], str]]) -> Callable[[nn.Mod
 
 
 def pick(intermediates: Mapping[str, Any], at: str) -> Any:
-    """Returns the value of tap `at` from the captured intermediates; raises AuxjaxError where it is not a single array."""
+    """Returns the value of tap `at` from the captured intermediates; raises AuxjaxError where it is no single array."""
     tap = parse(at)
     node: Any = intermediates
     for name in (*tap.path, tap.method):
@@ -135,14 +135,16 @@ def captured_shapes(
 ) -> Mapping[str, Any]:  # fmt: skip
     """Returns the tree of captured outputs as shapes, without computing anything."""
 
+    flags = mode_flags(method_of(model, method), False, kwargs)
+
     def run(variables: Any, inputs: Any) -> Any:
         _, state = model.apply(
             variables, *inputs, method=method, rngs={"params": jax.random.key(0)}, mutable=["intermediates"],
-            capture_intermediates=capture_filter(wanted), **mode_flags(method_of(model, method), False, kwargs), **kwargs,
+            capture_intermediates=capture_filter(wanted), **flags, **kwargs,
         )  # fmt: skip
         return state.get("intermediates", {})
 
-    return jax.eval_shape(run, variables, inputs)  # type: ignore[no-any-return]
+    return jax.eval_shape(run, variables, inputs)
 
 
 def unknown_tap(at: str, model: nn.Module, *inputs: Any, method: str | None = None, **kwargs: Any) -> AuxjaxError:

@@ -1,4 +1,4 @@
-"""train(config, workdir) -> Result: set up, then one loop; evaluate(workdir) measures the shipped network from its folder."""
+"""train(config, workdir) -> Result: set up, then one loop; evaluate(workdir) measures the shipped network."""
 
 from __future__ import annotations
 
@@ -50,11 +50,13 @@ def train(config: Any, workdir: str | Path | None = None, *, progress: bool = Tr
     step, and so is a strip proof that fails. A non-finite loss stops the run with an AuxjaxError naming its head.
     """
     config = finalize(config)
-    folder = None if workdir is None else run.open_folder(config, workdir)
+    folder = None if workdir is None else run.check_folder(config, workdir)
     setup = build.setup(config)
     _prove(setup, setup.state)
+    if progress:
+        logger.info("%s", build.cost_table(setup))
     if folder is not None:
-        run.describe(folder, setup.dataset)
+        run.describe(folder, config, setup.dataset)
     with contextlib.ExitStack() as stack:
         recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
         manager = None
@@ -100,23 +102,28 @@ def _loop(
     resident = {
         split: parallel.place_resident(where, pipeline.resident(split)) for split in {"train", "test", setup.eval_split}
     }
-    placed = parallel.place_state(where, state)
+    placed, scores = parallel.place_state(where, state), None
     for step in range(start + 1, total + 1):
         placed, metrics = setup.train_step(placed, resident["train"], parallel.place_batch(where, next(pipeline)))
         recorder.step(step, metrics)
-        score = None
-        if due(step, every["eval"], total):
+        evaluated = due(step, every["eval"], total)
+        if evaluated:
             scores = build.evaluate(setup, placed, resident[setup.eval_split], setup.eval_split)
             recorder.evaluation(setup.eval_split, step, scores)
-            score = scores["accuracy/main"]
         if manager is not None and due(step, every["checkpoint"], total):
             recorder.flush()
-            _save(setup, manager, parallel.fetch_state(where, placed), score)
+            _save(
+                setup,
+                manager,
+                parallel.fetch_state(where, placed),
+                scores["accuracy/main"] if evaluated and scores else None,
+            )
     recorder.flush()
-    evaluation = build.evaluate(setup, placed, resident["test"], "test")
-    if start < total and setup.eval_split != "test":
-        recorder.evaluation("test", total, evaluation)
-    return placed, evaluation
+    if scores is None or setup.eval_split != "test":
+        scores = build.evaluate(setup, placed, resident["test"], "test")
+        if start < total:
+            recorder.evaluation("test", total, scores)
+    return placed, scores
 
 
 def _resume(setup: build.Setup, manager: ocp.CheckpointManager) -> TrainState:

@@ -8,13 +8,15 @@ Other arms: configs/demo.py:plain (no heads), :conditioned (ReLU and He, where h
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from auxjax import config as configs
 from auxjax.errors import unknown
 
-STARVED = {"depth": 8, "activation": "sigmoid", "kernel_init": "lecun"}
-CONDITIONED = {"depth": 6, "activation": "relu", "kernel_init": "he"}
+STARVED: dict[str, Any] = {"depth": 8, "activation": "sigmoid", "kernel_init": "lecun"}
+CONDITIONED: dict[str, Any] = {"depth": 6, "activation": "relu", "kernel_init": "he"}
 ARMS = {"": STARVED, "plain": STARVED, "conditioned": CONDITIONED, "conditioned_plain": CONDITIONED, "smoke": STARVED}
 
 

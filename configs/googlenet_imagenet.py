@@ -21,7 +21,8 @@ def get_config(argument: str = "") -> ConfigDict:
         "aux1": configs.head(at="inception_4a", kind="inception_v1", weight=0.3),
         "aux2": configs.head(at="inception_4d", kind="inception_v1", weight=0.3),
     }
-    config.data.update(name="imagenet2012", cache="host", batch_size=1024, eval_batch_size=1000, image_size=224, num_workers=8)
+    config.data.update(name="imagenet2012", cache="host", image_size=224, num_workers=8)
+    config.data.update(batch_size=1024, eval_batch_size=1000)
     config.data.augment.flip = True
     config.optimizer.update(learning_rate=0.4, nesterov=True, weight_decay=1e-4)
     config.optimizer.schedule.update(name="cosine", warmup_epochs=5.0)

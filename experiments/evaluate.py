@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 
 from auxjax import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
+WORKDIR: flags.FlagHolder[Any] = flags.DEFINE_string("workdir", None, "The folder of a run.")
 STEP = flags.DEFINE_string("step", "last", "Which checkpoint: last, best or a step.")
 SPLIT = flags.DEFINE_string("split", "test", "Which split.")
 

@@ -6,8 +6,8 @@ from absl import flags
 
 from auxjax import cli
 
-DATASET = flags.DEFINE_string("dataset", None, "digits, fashion_mnist, cifar10 or cifar100.")
-SOURCE = flags.DEFINE_string("source", None, "The published files: a folder of IDX files, or CIFAR's binary archive.")
+DATASET = flags.DEFINE_string("dataset", "", "digits, fashion_mnist, cifar10 or cifar100.")
+SOURCE = flags.DEFINE_string("source", None, "The published files: a folder of IDX files, or CIFAR's archive.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where to write; default: $TFDS_DATA_DIR, or TFDS's own.")
 
 

@@ -13,7 +13,7 @@ _active: list[collections.Counter[str]] = []
 _EVENT = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 
 
-def _listen(event: str, _seconds: float, **facts: Any) -> None:
+def _listen(event: str, duration_secs: float, **facts: Any) -> None:
     if event == _EVENT:
         for counter in _active:
             counter[str(facts.get("fun_name", "?")).removeprefix("jit(").removesuffix(")")] += 1

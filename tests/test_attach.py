@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,13 @@ RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 TAPS = [
     "conv_init", "bn_init", "CheckpointBottleneckBlock_0", "CheckpointBottleneckBlock_0/Conv_1", "JitBottleneckBlock_0",
     "JitBottleneckBlock_0/BatchNorm_1", "shared#0", "shared#1", "layers[0][0]", "layers[0][2]", "layers[0][-1]",
-    "layers/Dense_0[1]", "layers[1][norm][2]", "neck[0]", "neck[1][wide]", "neck[1][narrow]", "neck.reduce#1", "Dropout_1", ".",
+    "layers/Dense_0[1]", "layers[1][norm][2]", "neck[0]", "neck[1][wide]", "neck[1][narrow]", "neck.reduce#1",
+    "Dropout_1", ".",
 ]  # fmt: skip
 
 
 def equal(a: Any, b: Any) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
+    chex.assert_trees_all_equal_structs(a, b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
@@ -96,7 +98,7 @@ def test_a_head_can_be_evaluated_by_name(attached: Any) -> None:
     model, variables = attached
     outputs = model.apply(variables, X, train=False, heads=["head_0"])
     assert list(outputs) == ["main", "head_0"]
-    with pytest.raises(AuxjaxError, match="unknown head 'head_x'.*did you mean"):
+    with pytest.raises(AuxjaxError, match=r"unknown head 'head_x'.*did you mean"):
         model.apply(variables, X, train=True, heads=["head_x"])
 
 
@@ -119,7 +121,7 @@ def test_taps_read_what_the_submodule_returned(bare: Any) -> None:
     model_with = auxjax.attach(model, {f"h{i}": Head(at, Identity()) for i, at in enumerate(expected)})
     outputs = model_with.apply(model_with.init(RNGS, X), X, train=False, heads=list(model_with.heads))
     for i, value in enumerate(expected.values()):
-        np.testing.assert_array_equal(outputs[f"h{i}"], value)
+        np.testing.assert_allclose(outputs[f"h{i}"], value, rtol=1e-5, atol=1e-6)
 
 
 def test_heads_draw_bits_of_their_own() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,9 +74,7 @@ def test_the_shipped_tree_has_no_head_in_its_file(saved: Any) -> None:
     equal(checkpoint.restore_inference(folder, bare), auxjax.strip(state.variables))
     metadata = ocp.StandardCheckpointer().metadata(folder / "checkpoints" / "3" / "inference")
     tree = metadata.item_metadata.tree if hasattr(metadata, "item_metadata") else metadata
-    assert jax.tree.structure(jax.tree.map(lambda x: 0, dict(tree))) == jax.tree.structure(
-        jax.tree.map(lambda x: 0, bare)
-    )
+    chex.assert_trees_all_equal_structs(jax.tree.map(lambda x: 0, dict(tree)), jax.tree.map(lambda x: 0, bare))
     files = (folder / "checkpoints" / "3" / "inference").rglob("*")
     assert not any(b"aux1" in file.read_bytes() for file in files if file.is_file())
 
@@ -86,7 +85,7 @@ def test_best_is_the_highest_score(saved: Any) -> None:
     best, last = (jax.tree.leaves(checkpoint.restore_inference(folder, bare, step)) for step in ("best", "last"))
     assert any((x != y).any() for x, y in zip(best, last, strict=True))
     equal(best, jax.tree.leaves(checkpoint.restore_inference(folder, bare, 2)))
-    with pytest.raises(AuxjaxError, match="no step 1.*last, best, 2, 3"):
+    with pytest.raises(AuxjaxError, match=r"no step 1.*last, best, 2, 3"):
         checkpoint.restore_inference(folder, bare, 1)
 
 

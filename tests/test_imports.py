@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("step",),
     ("build", "check", "checkpoint"),
     ("diagnostics", "export", "population", "preflight", "record", "run", "session", "train"),
-    ("ablate", "cli", "report"),
+    ("ablate", "cli", "compare", "report"),
 )
 LAYER = {module: number for number, layer in enumerate(LAYERS) for module in layer}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,10 @@ def close(a: Any, b: Any, tolerance: float) -> None:
 
 POOLS = [
     ((7, 7), (3, 3), (1, 1), "SAME"), ((8, 9), (3, 3), (2, 2), "SAME"), ((9, 8), (3, 3), (2, 2), "VALID"),
-    ((8, 8), (2, 2), (2, 2), "VALID"), ((7, 6), (3, 3), (2, 2), ((0, 1), (0, 0))), ((7, 7), (3, 2), (1, 3), ((1, 1), (0, 2))),
-    ((5, 5), (5, 5), (3, 3), "SAME"), ((9, 9), (2, 2), (3, 3), "VALID"), ((1, 1), (3, 3), (2, 2), "SAME"),
+    ((8, 8), (2, 2), (2, 2), "VALID"), ((7, 6), (3, 3), (2, 2), ((0, 1), (0, 0))),
+    ((7, 7), (3, 2), (1, 3), ((1, 1), (0, 2))),
+    ((5, 5), (5, 5), (3, 3), "SAME"), ((9, 9), (2, 2), (3, 3), "VALID"),
+    ((1, 1), (3, 3), (2, 2), "SAME"),
 ]  # fmt: skip
 
 
@@ -105,7 +108,9 @@ def test_conv_in_a_scan_and_under_vmap_over_kernels() -> None:
         jax.random.normal(jax.random.key(0), (2, 6, 6, 3)),
         jax.random.normal(jax.random.key(1), (4, 3, 3, 3, 3)),
     )
-    apply = lambda x, k: ops.Conv(3, (3, 3), use_bias=False).apply({"params": {"kernel": k}}, x)  # noqa: E731
+
+    def apply(x: Any, k: Any) -> Any:
+        return ops.Conv(3, (3, 3), use_bias=False).apply({"params": {"kernel": k}}, x)
 
     def scanned(x: Any, kernels: Any) -> Any:
         return lax.scan(lambda x, k: (jnp.tanh(apply(x, k)), None), x, kernels)[0]
@@ -117,7 +122,11 @@ def test_conv_in_a_scan_and_under_vmap_over_kernels() -> None:
 
 def test_conv_under_vmap_over_kernels_is_no_grouped_convolution() -> None:
     x, kernels = jnp.ones((2, 6, 6, 3)), jnp.ones((4, 3, 3, 3, 3))
-    apply = lambda k: ops.Conv(3, (3, 3), use_bias=False).apply({"params": {"kernel": k}}, x).var()  # noqa: E731
+    convolve: Any = ops.Conv(3, (3, 3), use_bias=False).apply
+
+    def apply(k: Any) -> Any:
+        return jnp.var(convolve({"params": {"kernel": k}}, x))
+
     text = jax.jit(jax.vmap(jax.grad(apply))).lower(kernels).as_text()
     assert text.count("stablehlo.convolution(") == 8
     assert "feature_group_count = 4" not in text
@@ -132,9 +141,7 @@ def test_batch_norm_is_nn_batch_norm_and_relu(relu: bool, bits: int) -> None:
         fields: Any = {"momentum": 0.9, "epsilon": 1e-3, "dtype": dtype, "param_dtype": dtype}
         flax, ours = nn.BatchNorm(**fields), ops.BatchNorm(relu=relu, **fields)
         variables = flax.init(jax.random.key(1), x, use_running_average=False)
-        assert jax.tree.structure(variables) == jax.tree.structure(
-            ours.init(jax.random.key(1), x, use_running_average=False)
-        )
+        chex.assert_trees_all_equal_structs(variables, ours.init(jax.random.key(1), x, use_running_average=False))
         params = jax.tree.map(lambda p: p + jax.random.normal(jax.random.key(2), p.shape, dtype), variables["params"])
 
         def run(module: Any, after: Any, train: bool) -> Any:

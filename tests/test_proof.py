@@ -65,5 +65,5 @@ def test_variables_of_another_model_name_the_first_difference(trained: Any) -> N
         def __call__(self, x: jax.Array, train: bool) -> jax.Array:
             return nn.Dense(7, name="logits")(x.reshape(x.shape[0], -1))
 
-    with pytest.raises(AuxjaxError, match="strip proof failed.*conv_1.*absent|bn_1.*absent"):
+    with pytest.raises(AuxjaxError, match=r"strip proof failed.*conv_1.*absent|bn_1.*absent"):
         check_bare(Other(), auxjax.strip(trained[1]), jnp.zeros((1, 8, 8, 3)))

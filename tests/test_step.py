@@ -67,7 +67,7 @@ def test_heads_of_weight_zero_leave_plain_training_bit_for_bit() -> None:
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
-    """Without BatchNorm's batch statistics (inference averages are not used in training) the two only differ by rounding."""
+    """Without BatchNorm's batch statistics (training does not use the averages) the two only differ by rounding."""
     whole = small.program({}, optimizer=optax.sgd(0.1))
     pieces = small.program({}, optimizer=optax.sgd(0.1), accumulate=4)
     batch = small.batch(16)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class BatchSpec(NamedTuple):
@@ -21,24 +22,25 @@ class BatchSpec(NamedTuple):
     cutout: int = 0
 
 
-def to_batch(
-    resident: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array], spec: BatchSpec, key: jax.Array | None = None
-) -> dict[str, jax.Array]:
+Arrays = Mapping[str, jax.Array] | Mapping[str, np.ndarray]
+
+
+def to_batch(resident: Arrays, inputs: Arrays, spec: BatchSpec, key: jax.Array | None = None) -> dict[str, jax.Array]:
     """Returns `{"image": float32[B, H, W, C], "label"}` and the inputs' mask, if any.
 
     `inputs` has `index` int32[B] into the `resident` arrays, or the raw examples. With a `key` (training) the images
     are augmented; mixup makes the labels soft, float32[B, N].
     """
-    rest = {name: value for name, value in inputs.items() if name != "index"}
-    raw = {name: array[inputs["index"]] for name, array in resident.items()} | rest if "index" in inputs else rest
+    rest = {name: jnp.asarray(value) for name, value in inputs.items() if name != "index"}
+    index = inputs.get("index")
+    raw = rest if index is None else rest | {name: jnp.asarray(array[index]) for name, array in resident.items()}
     image, label = raw.pop("image"), raw.pop("label")
     if key is not None:
         crop_key, flip_key, cutout_key = jax.random.split(jax.random.fold_in(key, 0), 3)
         image = random_crop(image, spec.crop_padding, crop_key) if spec.crop_padding else image
         image = random_flip(image, flip_key) if spec.flip else image
-    image = (image.astype(jnp.float32) / 255.0 - jnp.asarray(spec.mean)[None, None, None]) / jnp.asarray(spec.std)[
-        None, None, None
-    ]
+    mean, std = (jnp.asarray(moment)[None, None, None] for moment in (spec.mean, spec.std))
+    image = (image.astype(jnp.float32) / 255.0 - mean) / std
     if key is not None:
         image = cutout(image, spec.cutout, cutout_key) if spec.cutout else image
         if spec.mixup:

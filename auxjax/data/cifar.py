@@ -56,7 +56,7 @@ def _read(
 
 
 def from_binary(content: bytes, label_bytes: int) -> Arrays:
-    """Returns (uint8[N, 32, 32, 3], int64[N]) of records: label bytes, the last the finest, then 3 planes of 32 x 32."""
+    """Returns (uint8[N, 32, 32, 3], int64[N]) of records: label bytes, the last the finest, then three planes."""
     records = np.frombuffer(content, np.uint8).reshape(-1, label_bytes + 3072)
     return _images(records[:, label_bytes:]), records[:, label_bytes - 1].astype(np.int64)
 

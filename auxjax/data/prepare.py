@@ -46,7 +46,10 @@ def prepare(name: str, data_dir: str = "", source: str | None = None) -> Path:
 
 
 def digits(_source: str | None) -> tuple[dict[str, Arrays], int]:
-    """scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels: 1,442 to train and 355, every fifth of a class, to test."""
+    """scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels (UCI; Alpaydin and Kaynak 1998).
+
+    Every fifth of each class is for testing: 355, which leaves 1,442 for training.
+    """
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

@@ -1,10 +1,10 @@
-"""Prepared data sets: found by name on disk, read as random-access sources, checked where they enter."""
+"""Prepared data sets: found by name on disk, checked, described; and whole splits as arrays."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from auxjax.data.folders import find, prepared, root
 from auxjax.data.prepare import PREPARED, prepare
+from auxjax.data.records import Records, Subset, one_line, resize
 from auxjax.errors import AuxjaxError, nearest
 
 # Per-channel mean and standard deviation of the training images / 255: computed here for digits and fashion_mnist
@@ -26,56 +27,6 @@ _MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 _DEFAULT_MOMENTS = (0.5, 0.25)
 _CHUNK = 4096
-
-
-class Records(Sequence[Any]):
-    """A split as it lies on disk: `{"image": uint8[H, W, C], "label": int32}` by position, each checked when read.
-
-    `image_shape` is what the set declares, with None for a height and width that differ between images.
-    """
-
-    def __init__(self, name: str, source: Any, image_shape: tuple[Any, ...], num_classes: int) -> None:
-        self.name, self.source, self.image_shape, self.num_classes = name, source, image_shape, num_classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.__getitems__([range(len(self))[index]])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns several at once, which array records read faster than one by one."""
-        try:
-            examples = self.source.__getitems__(list(indices))
-        except RuntimeError as error:  # array records have checksums
-            raise AuxjaxError(f"data set {self.name!r} is damaged ({_one_line(error)}): prepare it again") from None
-        return [self._checked(example) for example in examples]
-
-    def _checked(self, example: Mapping[str, Any]) -> dict[str, Any]:
-        image, label = np.asarray(example["image"]), int(example["label"])
-        if not _fits(image.shape, self.image_shape) or not 0 <= label < self.num_classes:
-            raise AuxjaxError(
-                f"an example of {self.name!r} has image {list(image.shape)} and label {label}; "
-                f"the set declares {list(self.image_shape)} and labels 0 to {self.num_classes - 1}"
-            )
-        return {"image": image, "label": np.int32(label)}
-
-
-class Subset(Sequence[Any]):
-    """The examples of a split at given positions."""
-
-    def __init__(self, source: Records, indices: np.ndarray) -> None:
-        self.source, self.indices, self.image_shape = source, indices, source.image_shape
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.source[int(self.indices[index])]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns several at once."""
-        return self.source.__getitems__([int(self.indices[i]) for i in indices])
 
 
 class DataSet(NamedTuple):
@@ -133,25 +84,10 @@ def load(config: Mapping[str, Any]) -> DataSet:
 
 
 def arrays(dataset: DataSet, split: str) -> dict[str, np.ndarray]:
-    """Returns a whole split as `{"image": uint8[N, H, W, C], "label": int32[N]}`, resized to the set's `image_shape`."""
+    """Returns a whole split as `{"image": uint8[N, H, W, C], "label": int32[N]}`, resized to `image_shape`."""
     source = dataset.split(split)
     read = _read_all(source.source if isinstance(source, Subset) else source, dataset.image_shape[:2])
     return {key: value[source.indices] for key, value in read.items()} if isinstance(source, Subset) else dict(read)
-
-
-def resize(
-    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
-    """Returns uint8[size[0], size[1], C], the box (left, upper, right, lower) of the image resized bilinearly."""
-    from PIL import Image
-
-    planes = [image] if image.shape[-1] == 3 else [image[..., c] for c in range(image.shape[-1])]
-    resized = [Image.fromarray(p).resize(size[::-1], Image.Resampling.BILINEAR, box=box) for p in planes]
-    return np.asarray(resized[0]) if image.shape[-1] == 3 else np.stack([np.asarray(p) for p in resized], axis=-1)
-
-
-def _fits(shape: tuple[int, ...], declared: tuple[Any, ...]) -> bool:
-    return len(shape) == len(declared) and all(d in (None, s) for s, d in zip(shape, declared, strict=True))
 
 
 @functools.lru_cache(maxsize=4)
@@ -163,9 +99,7 @@ def _read_all(records: Records, size: tuple[int, int]) -> Mapping[str, np.ndarra
     for start in range(0, len(records), _CHUNK):
         chunk = range(start, min(start + _CHUNK, len(records)))
         for i, example in zip(chunk, records.__getitems__(chunk), strict=True):
-            image = example["image"]
-            images[i] = image if image.shape[:2] == size else resize(image, size)
-            labels[i] = example["label"]
+            images[i], labels[i] = resize(example["image"], size), example["label"]
     images.flags.writeable = labels.flags.writeable = False  # every run of this process shares them
     return {"image": images, "label": labels}
 
@@ -187,9 +121,8 @@ def _found(name: str, data_dir: str) -> Path:
         how = f"tfds build {name} --file_format=array_record --data_dir={folder} (with pip install 'auxjax[tf]')"
         raise AuxjaxError(f"data set {name!r} is not in {folder}; to prepare it: {how}")
     close = nearest(name, {*PREPARED, *there, *known}) or ";"
-    raise AuxjaxError(
-        f"unknown data set {name!r}{close} valid: {', '.join(sorted({*PREPARED, *there}))}, or any of TFDS's"
-    )
+    valid = ", ".join(sorted({*PREPARED, *there}))
+    raise AuxjaxError(f"data set {name!r} is not in {folder}{close} valid: {valid}, or any of TFDS's once prepared")
 
 
 @functools.lru_cache(maxsize=8)
@@ -209,21 +142,15 @@ def _open(name: str, folder: Path) -> dict[str, Records]:
         raise
     except Exception as error:  # JSON's, protobuf's, array_record's or TFDS's own, for whatever is damaged
         raise AuxjaxError(
-            f"data set {name!r} in {folder} is damaged ({_one_line(error)}): remove it, then prepare it"
+            f"data set {name!r} in {folder} is damaged ({one_line(error)}): remove it, then prepare it"
         ) from None
     if form != "array_record":
         raise AuxjaxError(
             f"data set {name!r} in {folder} has file format {form!r}; prepare it with --file_format=array_record"
         )
-    image, label = (builder.info.features.get(key) for key in ("image", "label"))
+    features = dict(getattr(builder.info.features, "items", dict)())
+    image, label = features.get("image"), features.get("label")
     shape, classes = getattr(image, "shape", None), getattr(label, "num_classes", None)
-    if shape is None or len(shape) != 3 or image.np_dtype != np.uint8 or classes is None:
-        features = ", ".join(f"{key} {feature!r}" for key, feature in builder.info.features.items())
-        raise AuxjaxError(
-            f"data set {name!r} needs a uint8 image [H, W, C] and a class label; it has {_one_line(features)}"
-        )
+    if shape is None or len(shape) != 3 or getattr(image, "np_dtype", None) != np.uint8 or classes is None:
+        raise AuxjaxError(f"{name!r} needs a uint8 image [H, W, C] and a class label; it has {one_line(features)}")
     return {split: Records(name, source, tuple(shape), classes) for split, source in sources.items() if lengths[split]}
-
-
-def _one_line(what: object) -> str:
-    return " ".join(str(what).split())

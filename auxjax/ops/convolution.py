@@ -113,4 +113,4 @@ def _plain(
             return merged.reshape(count, -1, *merged.shape[1:]), True
         return jnp.stack([conv(x[i] if batched[0] else x, kernel[i]) for i in range(count)]), True
 
-    return conv  # type: ignore[no-any-return]
+    return conv

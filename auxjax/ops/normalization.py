@@ -13,6 +13,8 @@ from jax.typing import DTypeLike
 
 from auxjax.ops.platform import fast_on_cpu
 
+Triple = tuple[jax.Array, jax.Array, jax.Array]
+
 
 class BatchNorm(nn.Module):
     """`nn.BatchNorm` over all axes but the last, followed by ReLU if asked: the same variables, values and gradients.
@@ -72,19 +74,19 @@ def _normalize(
 
 
 @functools.lru_cache(maxsize=16)
-def _fused(epsilon: float, relu: bool) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+def _fused(epsilon: float, relu: bool) -> Callable[..., Triple]:
     """Returns (x, scale, bias) -> (y, mean, variance), whose gradient is two column sums and one pass over x.
 
     With g the gradient at the norm's output, n the count and h the normalised input:
     dx = factor (g - (sum g + h sum(g h)) / n). Mean and variance are for the averages and carry no gradient.
     """
 
-    def plain(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def plain(x: jax.Array, scale: jax.Array, bias: jax.Array) -> Triple:
         mean, variance = _statistics(x, None)
         y = _normalize(x, scale, bias, mean, variance, epsilon, relu).astype(x.dtype)
         return y, mean, variance
 
-    def forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Triple, tuple[jax.Array, ...]]:
         y, mean, variance = plain(x, scale, bias)
         return (y, mean, variance), (x, y, scale, bias, mean, variance)
 

@@ -20,7 +20,7 @@ def max_pool(
     x: jax.Array, window_shape: Sequence[int], strides: Sequence[int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
 ) -> jax.Array:  # fmt: skip
-    """Returns `nn.max_pool` of float[..., spatial, C], bit for bit; of equal maxima the first in a window gets the gradient.
+    """Returns `nn.max_pool` of float[..., spatial, C], bit for bit; of equal maxima a window's first gets the gradient.
 
     `window_shape` and `strides` (default 1) cover the spatial axes; `padding` is "SAME", "VALID" or (low, high) pairs,
     filled with -inf.
@@ -28,7 +28,7 @@ def max_pool(
     window, steps = tuple(window_shape), tuple(strides or (1,) * len(window_shape))
     if not fast_on_cpu():
         pairs = padding if isinstance(padding, str) else tuple(padding)
-        return nn.max_pool(x, window, strides=steps, padding=pairs)  # type: ignore[arg-type]
+        return nn.max_pool(x, window, strides=steps, padding=pairs)
     spatial = x.shape[x.ndim - 1 - len(window) : -1]
     pads = lax.padtype_to_pads(spatial, window, steps, padding) if isinstance(padding, str) else padding
     return _pool(window, steps, tuple((int(low), int(high)) for low, high in pads))(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ Schedule = Callable[[Any], Any]
 
 def constant(value: float = 1.0) -> Schedule:
     """Returns w(p) = value."""
-    return lambda p: jnp.full_like(p, value)
+    return lambda p: jnp.full(jnp.shape(p), value, jnp.float32)
 
 
 def linear_decay(start: float = 1.0, floor: float = 0.0) -> Schedule:
@@ -62,8 +63,8 @@ def cutoff(start: float = 1.0, end_percent: float = 50.0) -> Schedule:
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "constant": constant, "linear_decay": linear_decay, "linear_to_zero": linear_to_zero, "cosine": cosine, "step": step,
-    "exponential": exponential, "polynomial": polynomial, "ramp_up": ramp_up, "cutoff": cutoff,
+    "constant": constant, "linear_decay": linear_decay, "linear_to_zero": linear_to_zero, "cosine": cosine,
+    "step": step, "exponential": exponential, "polynomial": polynomial, "ramp_up": ramp_up, "cutoff": cutoff,
 }  # fmt: skip
 
 
@@ -82,21 +83,24 @@ WEIGHTINGS: dict[str, Callable[..., Any]] = {**SCHEDULES, "depth_decay": depth_d
 def schedule(config: Mapping[str, Any], what: str = "schedule") -> Schedule:
     """Returns the schedule of `{"name": ..., its parameters}`; raises AuxjaxError for an unknown name or parameter."""
     fields = dict(config)
-    name = fields.pop("name", "constant")
-    if name not in SCHEDULES:
-        raise unknown(what, name, SCHEDULES)
+    name = fields.pop("name", "")
+    if not isinstance(name, str) or name not in SCHEDULES:
+        raise unknown(what, str(name), SCHEDULES)
     check_parameters(SCHEDULES[name], fields, f"{what} {name!r}")
     return SCHEDULES[name](**fields)
 
 
 def check_parameters(factory: Callable[..., Any], fields: Mapping[str, Any], what: str) -> None:
-    """Raises AuxjaxError for a parameter that `factory` does not take or that is no number."""
+    """Raises AuxjaxError for a parameter that `factory` does not take or that is out of range."""
     valid = inspect.signature(factory).parameters
     for key, value in fields.items():
         if key not in valid:
             raise unknown(f"parameter of {what}", key, valid)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise AuxjaxError(f"parameter {key} of {what} must be a number, not {value!r}")
+        if not 0 <= value < math.inf or (key.endswith("percent") and not value):
+            expected = "positive" if key.endswith("percent") else "at least 0"
+            raise AuxjaxError(f"parameter {key} of {what} must be {expected} and finite, not {value!r}")
 
 
 def make(config: Mapping[str, Any], head_weights: Mapping[str, Any], main_weight: float = 1.0) -> Weighting:

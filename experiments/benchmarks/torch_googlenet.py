@@ -1,0 +1,44 @@
+"""torchvision's GoogLeNet trained as the step trains ours, to compare with; needs torch and torchvision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+
+with contextlib.suppress(RuntimeError):
+    # A CPU build of torch lacks torchvision's compiled operators, which GoogLeNet does not use; import needs the names.
+    _library = torch.library.Library("torchvision", "DEF")
+    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+from torchvision.models import googlenet
+
+
+def training_steps(batch: int, size: int, classes: int) -> dict[str, Callable[[], object]]:
+    """Returns a training step (three losses, SGD with momentum): default layout, channels_last, compiled."""
+    return {
+        "torch": _step(batch, size, classes, channels_last=False, compiled=False),
+        "torch channels_last": _step(batch, size, classes, channels_last=True, compiled=False),
+        "torch.compile": _step(batch, size, classes, channels_last=True, compiled=True),
+    }
+
+
+def _step(batch: int, size: int, classes: int, channels_last: bool, compiled: bool) -> Callable[[], object]:
+    model = googlenet(weights=None, num_classes=classes, aux_logits=True, init_weights=False).train()
+    images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % classes
+    if channels_last:
+        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    forward = torch.compile(model) if compiled else model
+    loss_function = torch.nn.CrossEntropyLoss()
+
+    def run() -> None:
+        main, aux2, aux1 = forward(images)
+        loss = loss_function(main, labels) + 0.3 * (loss_function(aux1, labels) + loss_function(aux2, labels))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return run

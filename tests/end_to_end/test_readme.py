@@ -1,0 +1,84 @@
+"""Every command and every example in README.md runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines() if line.startswith("python ")]
+EXAMPLES = [block for kind, block in BLOCKS if kind == "python"]
+TABLE = re.findall(r"`(python experiments/[^`]+|make \w+)`", README)
+
+
+@pytest.fixture(scope="module")
+def folder(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the configs/ and experiments/ of the clone and new runs/, in which the commands have run."""
+    here = tmp_path_factory.mktemp("clone")
+    for name in ("configs", "experiments", "auxjax"):
+        (here / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "XLA_FLAGS": "", "PYTHONPATH": str(here)}
+    for command in COMMANDS:
+        if "fashion_mnist" in command and not Path("/usr/share/datasets/fashion-mnist").exists():
+            continue
+        done = subprocess.run(
+            [sys.executable, *shlex.split(command)[1:]],
+            cwd=here,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert "accuracy/main" in done.stdout or "prepare" in command, done.stdout
+    return here
+
+
+def test_the_readme_has_commands_and_examples() -> None:
+    assert len(COMMANDS) == 4
+    assert len(EXAMPLES) == 2
+    assert "make demo" in README
+    assert "make test" in README
+
+
+def test_the_commands_leave_what_the_text_says(folder: Path) -> None:
+    assert {"config.json", "metrics.jsonl", "checkpoints", "DONE"} <= {
+        p.name for p in (folder / "runs" / "starved").iterdir()
+    }
+
+
+def test_the_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for example in EXAMPLES:
+        names = {"images": jnp.zeros((2, 8, 8, 1))}
+        exec(compile(example, "README.md", "exec"), names)
+        assert names["logits"].shape[-1] == 10
+
+
+def test_every_command_of_the_results_table_names_files_that_exist() -> None:
+    assert TABLE
+    for command in TABLE:
+        for path in re.findall(r"(?:experiments|configs)/\w+\.py", command):
+            assert (ROOT / path).is_file(), command
+
+
+def test_the_demo_says_what_it_measured(data_dir: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "XLA_FLAGS": ""}
+    command = [sys.executable, "experiments/demo.py", f"--workdir={tmp_path}", "--seeds=1"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split("|")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("| ")}
+    accuracy = {name: float(line.split("|")[2].split()[0]) for name, line in rows.items() if name != "arm"}
+    assert accuracy["starved, plain"] < 20 < 90 < accuracy["starved, heads"]
+    assert min(accuracy["conditioned, plain"], accuracy["conditioned, heads"]) > 90
+    assert (tmp_path / "demo.png").stat().st_size > 20_000
+    assert done.stdout.count("evaluated from disk") == 4
