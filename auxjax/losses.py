@@ -66,7 +66,7 @@ def _per_example(name: str, head: Any, logits: jax.Array, batch: Mapping[str, ja
     if head.target not in batch:
         there = ", ".join(sorted(batch))
         raise AuxjaxError(f"head {name!r} has target {head.target!r}, and the batch has only: {there}")
-    targets = batch[head.target]
+    targets = _targets(head, batch)
     if callable(head.loss):
         if head.label_smoothing:
             raise AuxjaxError(f"head {name!r}: label_smoothing is for named losses, and its loss is a function")
@@ -79,7 +79,15 @@ def _per_example(name: str, head: Any, logits: jax.Array, batch: Mapping[str, ja
             f"head {name!r} gives logits {list(logits.shape)}, and its targets {head.target!r} are {targets.dtype}"
             f"{list(targets.shape)}; expected integers {list(logits.shape[:-1])} or floats {list(logits.shape)}"
         )
-    # A masked soft target may be a NaN: kept out here, it stays out of the gradient too.
-    if not classes and head.mask in batch:
-        targets = jnp.where(mask_of(head, batch, targets.shape) > 0, targets, 0.0)
     return LOSSES[head.loss](logits, targets, label_smoothing=head.label_smoothing)
+
+
+def _targets(head: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns the head's targets, 1 where they are masked and not finite.
+
+    A NaN kept out here stays out of the gradient too; 1 and not 0, by which a user's loss may divide.
+    """
+    targets, mask = batch[head.target], batch.get(head.mask)
+    if mask is None or mask.shape != targets.shape[: mask.ndim] or not jnp.issubdtype(targets.dtype, jnp.floating):
+        return targets
+    return jnp.where((mask_of(head, batch, targets.shape) > 0) | jnp.isfinite(targets), targets, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,15 +21,17 @@ def head_metrics(
 ) -> dict[str, dict[str, jax.Array]]:
     """Returns `{"correct", "count"}` of each head as float32 sums over its unmasked examples.
 
-    The right class of a soft target float[..., N] is its largest. Targets that are no classes, as a loss function of
-    the user's own may have, are never correct.
+    The right class of a soft target float[..., N], N > 1, is its largest. Targets of another shape, as a loss function
+    of the user's own may have, are never correct.
     """
     results = {}
     for name, head in heads.items():
         targets, logits = batch[head.target], outputs[name]
         shape = logits.shape[:-1]
         labels = targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(-1)
-        correct = logits.argmax(-1) == labels if labels.shape == shape else jnp.zeros(shape)
+        # The largest of one number says nothing.
+        classes = labels.shape == shape and logits.shape[-1] > 1
+        correct = logits.argmax(-1) == labels if classes else jnp.zeros(shape)
         mask = mask_of(head, batch, shape)
         results[name] = {"correct": (correct * mask).sum(), "count": mask.sum()}
     return results
@@ -94,7 +97,13 @@ class WeightsAndBiases:
             import wandb
         except ImportError:
             raise missing_extra("wandb", "wandb") from None
-        self._run = wandb.init(dir=str(folder), name=folder.name, config=dict(config), resume="allow", id=folder.name)
+        # Kept in the folder, so that a resumed run goes on and a folder of the same name elsewhere is another run.
+        identity = folder / "wandb_id"
+        if not identity.exists():
+            identity.write_text(uuid.uuid4().hex)
+        self._run = wandb.init(
+            dir=str(folder), name=folder.name, config=dict(config), resume="allow", id=identity.read_text()
+        )
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes every number under `split/name`."""

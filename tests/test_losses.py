@@ -105,6 +105,23 @@ def test_what_is_masked_may_be_anything() -> None:
     np.testing.assert_array_equal(gradient[5], 0)
 
 
+def test_a_masked_target_without_a_value_leaves_the_gradient_of_a_users_loss_alone() -> None:
+    def relative(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        return ((logits / targets - 1) ** 2).sum(-1)
+
+    def gradient(targets: np.ndarray) -> jax.Array:
+        batch = {"value": jnp.asarray(targets), "mask": jnp.array([1.0, 1, 1, 1, 1, 0])}
+        heads = {"main": head(loss=relative, target="value")}
+        return jax.grad(lambda x: head_losses({"main": x}, batch, heads)["main"][0])(jnp.asarray(LOGITS))
+
+    targets = RNG.uniform(1, 2, (6, 5)).astype(np.float32)
+    expected = 2 * (LOGITS / targets - 1) / targets
+    expected[5] = 0
+    for missing in (1.0, np.nan, np.inf):
+        targets[5] = missing
+        np.testing.assert_allclose(gradient(targets), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_nothing_unmasked_is_zero_of_zero() -> None:
     assert losses({"label": LABELS, "mask": np.zeros(6)}) == (0.0, 0.0)
 

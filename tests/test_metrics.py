@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,12 @@ def test_right_answers_are_counted_under_each_heads_mask(soft: bool) -> None:
 def test_targets_that_are_no_classes_are_never_right() -> None:
     heads = {"main": SimpleNamespace(target="value", mask="mask")}
     got = metrics.head_metrics({"main": LOGITS}, {"value": jnp.ones(4)}, heads)["main"]
+    assert (float(got["correct"]), float(got["count"])) == (0, 4)
+
+
+def test_a_single_number_is_no_class() -> None:
+    heads = {"main": SimpleNamespace(target="value", mask="mask")}
+    got = metrics.head_metrics({"main": LOGITS[:, :1]}, {"value": jnp.ones((4, 1))}, heads)["main"]
     assert (float(got["correct"]), float(got["count"])) == (0, 4)
 
 
@@ -100,6 +107,28 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
         data = data[16 + length :]
     assert scalars == {"train/loss/main": (7, 0.25)}
     assert len(metrics.read(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_runs_in_folders_of_one_name_are_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids: list[str] = []
+
+    def init(**fields: Any) -> SimpleNamespace:
+        ids.append(fields["id"])
+        return SimpleNamespace(finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    first, other = (tmp_path / arm / "aux.alpha=0.3,seed=0" for arm in ("with", "without"))
+    for folder in (first, other, first):
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics.open_writers(folder, writers(wandb=True)).close()
+    assert ids[0] == ids[2] != ids[1]
+    # W&B takes no other characters in an id.
+    assert all(id.isalnum() for id in ids)
+    # What starts anew in a folder that was emptied is another run.
+    shutil.rmtree(first)
+    first.mkdir()
+    metrics.open_writers(first, writers(wandb=True)).close()
+    assert len(set(ids)) == 3
 
 
 @pytest.mark.parametrize(

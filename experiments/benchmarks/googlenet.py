@@ -1,4 +1,4 @@
-"""What experiments/bench.py measures: our parts over the library's, the step over Flax's and torch's, heads over none."""
+"""What experiments/bench.py measures: parts and step over those of Flax and torch, heads over none."""
 
 from __future__ import annotations
 

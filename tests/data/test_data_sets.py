@@ -13,6 +13,7 @@ import pytest
 
 from auxjax import data
 from auxjax.data.folders import find, root
+from auxjax.data.records import Subset, resize
 from auxjax.data.sets import arrays
 from auxjax.errors import AuxjaxError
 from tests.data.built import build, counted, image_features, images, loaded, one_line, section
@@ -97,7 +98,8 @@ def test_validation_examples_come_off_the_training_split_the_same_in_every_run(d
     assert counted(**rename(whole)) == counted(**rename(parts[0])) + counted(**rename(parts[1]))
     again = loaded(data_dir, "digits", "validation", validation_examples=200)
     np.testing.assert_array_equal(again["image"], parts[1]["image"])
-    assert (np.bincount(parts[1]["label"]) > 8).all(), "taken at random, not off one end"
+    held_out = data.load(section(data_dir, validation_examples=200)).splits["validation"]
+    assert isinstance(held_out, Subset) and np.ptp(held_out.indices) > 1200, "taken at random, not off one end"
     test = loaded(data_dir, "digits", "test", validation_examples=200)
     np.testing.assert_array_equal(test["label"], loaded(data_dir, "digits", "test")["label"])
 
@@ -122,7 +124,9 @@ def test_colours_stay_in_their_channels_when_resized(tmp_path: Path) -> None:
     dataset = data.load(section(tmp_path, name="own", image_size=12))
     means = arrays(dataset, "test")["image"].mean((1, 2))
     raw = np.stack([dataset.splits["test"][i]["image"] for i in range(4)])
-    assert raw.shape == (4, 4, 6, 3), "without a test split, validation is tested on"
+    want = {np.asarray(e["image"]).tobytes() for e in images(4, 4, 6, seed=1)}
+    assert {image.tobytes() for image in raw} == want, "without a test split, validation is tested on"
+    assert resize(raw[0], (8, 3)).shape == (8, 3, 3)
     np.testing.assert_allclose(means, raw.mean((1, 2)), atol=15)
     assert dataset.mean == (0.5,) * 3 and dataset.std == (0.25,) * 3
 
@@ -166,6 +170,8 @@ def test_sets_of_another_form_are_one_line(tmp_path: Path) -> None:
 
     text = {"image": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)}
     build(tmp_path, "text", text, {"train": [{"image": "a", "label": 0}], "test": [{"image": "a", "label": 0}]})
+    number = image_features(4, 4) | {"label": tfds.features.Scalar(np.int64)}
+    build(tmp_path, "number", number, {"train": images(2, 4, 4), "test": images(2, 4, 4)})
     build(tmp_path, "records", image_features(4, 4), {"train": images(2, 4, 4)})
     described = tmp_path / "records" / "1.0.0" / "dataset_info.json"
     described.write_text(described.read_text().replace("array_record", "tfrecord"))
@@ -173,7 +179,7 @@ def test_sets_of_another_form_are_one_line(tmp_path: Path) -> None:
     sizes = images(2, 4, 4) + images(2, 5, 7)
     build(tmp_path, "sizes", image_features(None, None), {"train": sizes, "test": sizes})
     messages = {
-        "text": "needs a uint8 image", "records": "has file format 'tfrecord'",
+        "text": "needs a uint8 image", "number": "and a class label; it has", "records": "has file format 'tfrecord'",
         "alone": "has the splits train; it needs train, and test", "sizes": "different sizes: set data.image_size",
     }  # fmt: skip
     for name, message in messages.items():
