@@ -119,7 +119,7 @@ def _set_up() -> None:
     """Logs to standard error and keeps compiled programs between runs; not done at import, where it would surprise."""
     import jax
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("auxjax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -31,6 +31,7 @@ def test_a_config_opens_with_its_command_and_is_valid(path: Path) -> None:
 def test_a_config_trains_in_its_smoke_form(path: Path, data_dir: str, tmp_path: Path) -> None:
     config = cli.load_config(path, "smoke")
     config.data.data_dir = data_dir
+    config.parallel.num_devices = 1  # eight devices made of two cores take minutes for GoogLeNet
     result = auxjax.train(config, tmp_path)
     assert {"accuracy/main", *(f"accuracy/{name}" for name in config.heads)} <= set(result.evaluation)
     scores = auxjax.evaluate(tmp_path, step="best")
