@@ -60,7 +60,11 @@ class Attached:
         for name, shape in self.tap_shapes(model_variables, *inputs, method=method, **kwargs).items():
             module = self.heads[name].module
             flags = mode_flags(type(module).__call__, False, {})
-            head_variables = module.init(_head_keys(keys, name), jnp.zeros(shape.shape, shape.dtype), **flags)
+            try:
+                head_variables = module.init(_head_keys(keys, name), jnp.zeros(shape.shape, shape.dtype), **flags)
+            except AuxjaxError as error:
+                fitting = _fitting_taps(module, self.model, inputs, method, kwargs)
+                raise AuxjaxError(f"head {name!r} at {self.heads[name].at!r}: {error}; {fitting}") from None
             for collection, value in head_variables.items():
                 halves.setdefault(collection, {"model": {}, "heads": {}})["heads"][name] = value
         return halves
@@ -123,7 +127,8 @@ class Attached:
             for key in (*parse(head.at).path, parse(head.at).method):
                 node = node.get(key) if isinstance(node, Mapping) else None
             if node is None:
-                raise unknown_tap(head.at, self.model, *inputs, method=method, **kwargs)
+                error = unknown_tap(head.at, self.model, *inputs, method=method, **kwargs)
+                raise AuxjaxError(f"{error}; {_fitting_taps(head.module, self.model, inputs, method, kwargs)}")
             shapes[name] = pick(captured, head.at)
         return shapes
 
@@ -153,6 +158,24 @@ def strip(variables: Variables) -> dict[str, Any]:
                 f"collection {collection!r} has no halves 'model' and 'heads': it is stripped, or not of attach()"
             )
     return {collection: value["model"] for collection, value in variables.items() if value["model"]}
+
+
+def _fitting_taps(module: nn.Module, model: nn.Module, inputs: Any, method: str | None, kwargs: Any) -> str:
+    """Returns in words which taps of a model a head could read: outputs of its own submodules where there are any."""
+    flags = mode_flags(type(module).__call__, False, {})
+
+    def fits(shape: jax.ShapeDtypeStruct) -> bool:
+        try:
+            jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **flags), shape)
+        except (AuxjaxError, TypeError, ValueError):
+            return False
+        return True
+
+    taps = list_taps(model, *inputs, method=method, **kwargs)
+    outer = {name: shape for name, shape in taps.items() if "/" not in name and name != "."} or taps
+    names = [name for name, shape in outer.items() if fits(shape)]
+    some = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return f"this head fits {some or 'no tap of this model'}"
 
 
 def _active(heads: Mapping[str, Head], wanted: Collection[str] | None, train: bool) -> tuple[str, ...]:

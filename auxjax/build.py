@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +19,10 @@ from auxjax.attach import attach, strip
 from auxjax.heads import HEADS, Head, cost
 from auxjax.models import MODELS
 from auxjax.parallel import Layout
+from auxjax.pretrained import import_weights
 from auxjax.step import Main, Program, TrainState, create_state, eval_step, train_step
+
+logger = logging.getLogger("auxjax")
 
 _HEAD_KEYS = ("at", "loss", "target", "mask", "weight", "stop_gradient", "label_smoothing")
 
@@ -89,6 +93,10 @@ def setup(config: Any) -> Setup:
     key = jax.random.key(config.seed)
     image = jnp.zeros((1, *dataset.image_shape), jnp.float32)
     variables = _init(built)(jax.random.fold_in(key, 0), image)
+    if config.pretrained.path:
+        given = config.pretrained
+        variables, report = import_weights(given.path, built.attached, variables, reinitialise=given.reinitialise)
+        logger.info("%s", report)
     state = create_state(built, variables, jax.random.fold_in(key, 1))
     train_function, eval_function = _functions(built, where, _batch_spec(config, dataset))
     return Setup(

@@ -12,10 +12,11 @@ import ml_collections
 from auxjax.config import base, duration, flatten, head, plain
 from auxjax.errors import AuxjaxError, nearest, unknown
 from auxjax.heads import HEADS
-from auxjax.losses import LOSSES
+from auxjax.losses import LOSSES, TAUGHT
 from auxjax.models import MODELS
 from auxjax.optimizer import OPTIMIZERS, SCHEDULES
 from auxjax.parallel import MODES
+from auxjax.pretrained import check_file
 from auxjax.weighting import WEIGHTINGS, make, schedule
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -45,6 +46,8 @@ def finalize(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     _check_names(given)
     _check_ranges(given)
     _check_durations(given)
+    if given["pretrained"]["path"]:
+        check_file(given["pretrained"]["path"])
     return ml_collections.ConfigDict(given).lock()
 
 
@@ -154,6 +157,8 @@ def _check_names(config: Mapping[str, Any]) -> None:
     for what, name, valid in named:
         if name not in valid:
             raise unknown(what, name, valid)
+    if config["main"]["loss"] in TAUGHT:
+        raise AuxjaxError(f"main.loss={config['main']['loss']!r}: main is that loss's teacher; give it to a head")
     make(config["weighting"], {name: entry["weight"] for name, entry in config["heads"].items()})
 
 

@@ -112,6 +112,37 @@ def restore_inference(workdir: Path, bare: Any, step: int | str = "last") -> Any
         return manager.restore(number, args=items)["inference"]
 
 
+def restore_variables(workdir: Path, halves: Any, step: int | str = "last", *, ema: bool = False) -> dict[str, Any]:
+    """Returns a step's variables with both halves, laid out like `halves`; no optimizer state is read.
+
+    The parameters are the averaged ones where the run has them (`ema`), as `TrainState.variables` gives them. Raises
+    AuxjaxError where there is no checkpoint, no such step, or a checkpoint of other heads or another model.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise AuxjaxError(f"no checkpoint in {workdir}: train with --workdir={workdir} first")
+    params = "ema_params" if ema else "params"
+    wanted = {params: halves["params"], "statistics": {c: v for c, v in halves.items() if c != "params"}}
+    with open_manager(workdir) as manager:
+        number = _step_number(manager, step)
+        directory = manager.directory / str(number) / "state"
+        saved = {key: value for key, value in _tree(manager.item_metadata(number)["state"]).items() if key in wanted}
+        check_paths(_metadata_paths(saved), paths(wanted), f"{manager.directory} has a checkpoint of another model")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+        read = checkpointer.restore(
+            directory, args=ocp.args.PyTreeRestore(abstract, restore_args=arguments, partial_restore=True)
+        )
+    return {"params": read[params], **read["statistics"]}
+
+
+def find_step(workdir: Path, step: int | str = "last") -> int:
+    """Returns the number of a saved step ("last", "best" or a number); raises AuxjaxError where it was not kept."""
+    with open_manager(workdir) as manager:
+        return _step_number(manager, step)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -139,11 +170,11 @@ def _step_number(manager: ocp.CheckpointManager, step: int | str) -> int:
 
 
 def _metadata_paths(metadata: Any) -> dict[str, str]:
-    return paths(
-        jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), metadata.tree if hasattr(metadata, "tree") else metadata
-        )
-    )
+    return paths(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _tree(metadata)))
+
+
+def _tree(metadata: Any) -> Any:
+    return metadata.tree if hasattr(metadata, "tree") else metadata
 
 
 def _numbered(tree: Any) -> list[tuple[str, Any]]:

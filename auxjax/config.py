@@ -30,11 +30,13 @@ def head(at: str, kind: str, **fields: Any) -> dict[str, Any]:
 
 def base() -> ml_collections.ConfigDict:
     """Returns a locked config with every key and its default."""
-    config = ml_collections.ConfigDict({
+    return ml_collections.ConfigDict({
         "seed": 0,  # initial parameters, data order, augmentation and dropout
         "dtype": "float32",  # of the computation; parameters are float32
         "model": {"name": "googlenet", "variant": "bn", "stem": "small"},  # and any field of that model
         "heads": {},  # name -> head(...)
+        # Weights to start from, a torchvision checkpoint, and the submodules or heads that keep their initial values.
+        "pretrained": {"path": "", "reinitialise": ()},
         "main": {
             "loss": "softmax_cross_entropy", "target": "label", "mask": "mask", "weight": 1.0, "label_smoothing": 0.0,
         },
@@ -62,13 +64,11 @@ def base() -> ml_collections.ConfigDict:
             "total_steps": 0, "total_epochs": 10.0, "total_examples": 0,
             **durations("eval", epochs=1.0),
             **durations("log", steps=50),
-            **durations("checkpoint", epochs=1.0),
-            "keep_last": 1, "keep_best": 1,
+            **durations("checkpoint", epochs=1.0), "keep_last": 1, "keep_best": 1,
         },
         "parallel": {"mode": "jit", "num_devices": 0},  # 0: all
         "writers": {"tensorboard": False, "wandb": False},
-    })  # fmt: skip
-    return config.lock()
+    }).lock()  # fmt: skip
 
 
 def duration(

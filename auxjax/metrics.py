@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from auxjax.errors import AuxjaxError, missing_extra
-from auxjax.losses import mask_of
+from auxjax.losses import mask_of, resized
 
 
 def head_metrics(
@@ -22,17 +22,18 @@ def head_metrics(
     """Returns `{"correct", "count"}` of each head as float32 sums over its unmasked examples.
 
     The right class of a soft target float[..., N], N > 1, is its largest. Targets of another shape, as a loss function
-    of the user's own may have, are never correct.
+    of the user's own may have, are never correct. Losses on maps of two sizes count at the one at which they compare.
     """
     results = {}
     for name, head in heads.items():
-        targets, logits = batch[head.target], outputs[name]
+        logits, fitting = resized(name, head, outputs[name], batch)
+        targets = fitting[head.target]
         shape = logits.shape[:-1]
         labels = targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(-1)
         # The largest of one number says nothing.
         classes = labels.shape == shape and logits.shape[-1] > 1
         correct = logits.argmax(-1) == labels if classes else jnp.zeros(shape)
-        mask = mask_of(head, batch, shape)
+        mask = mask_of(head, fitting, shape)
         results[name] = {"correct": (correct * mask).sum(), "count": mask.sum()}
     return results
 

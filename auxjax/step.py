@@ -118,7 +118,7 @@ def eval_step(state: TrainState, batch: Batch, *, axis_name: str | None = None) 
     """Returns the sums {"loss", "correct"} and "count" of main and of every head on one batch, in inference mode."""
     program = state.program
     inputs = (batch[name] for name in program.inputs)
-    outputs = program.attached.apply(state.variables, *inputs, train=False, heads=program.names)
+    outputs = program.attached.apply(state.variables, *inputs, train=False, heads=program.names, step=state.step)
     losses = head_losses(outputs, batch, program.objectives)
     hits = head_metrics(outputs, batch, program.objectives)
     sums = {name: {"loss": losses[name][0]} | hits[name] for name in losses}

@@ -61,6 +61,13 @@ def parse(at: str) -> Tap:
     return Tap(tuple(path.split("/")) if path else (), method or "__call__", call, entries)
 
 
+def reads(at: str, listed: str) -> bool:
+    """Returns whether tap `at` reads what `list_taps` calls `listed`, or an entry of it."""
+    tap, output = parse(at), parse(listed)
+    same = (tap.path, tap.method, tap.call or 0) == (output.path, output.method, output.call or 0)
+    return same and tap.entries[: len(output.entries)] == output.entries
+
+
 def mode_flags(function: Callable[..., Any], train: bool, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the flag by which `function` is told to train, in whichever spelling its signature has.
 

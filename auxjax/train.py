@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from auxjax import build, checkpoint, parallel, run
-from auxjax.attach import strip
+from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
 from auxjax.proof import bare_shapes, prove_stripped
@@ -89,6 +89,21 @@ def load(workdir: str | Path, step: int | str = "last") -> tuple[Any, nn.Module,
     model = build.model(config, dataset["num_classes"])
     bare = bare_shapes(model, jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32))
     return config, model, checkpoint.restore_inference(folder, bare, step)
+
+
+def load_attached(workdir: str | Path, step: int | str = "last") -> tuple[Any, Attached, dict[str, Any]]:
+    """Returns (config, attached, variables) of a run with its heads: `attached.apply(variables, x, train=...)`.
+
+    `step` and what is raised are as for `load`; the optimizer's state is not read.
+    """
+    folder = Path(workdir).expanduser().absolute()
+    config, dataset = run.read_config(folder), run.read_dataset(folder)
+    classes = dataset["num_classes"]
+    attached = attach(build.model(config, classes), build.heads(config, classes))
+    image = jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32)
+    halves = jax.eval_shape(attached.init, jax.eval_shape(lambda: jax.random.key(0)), image)
+    ema = config.optimizer.ema_decay > 0
+    return config, attached, checkpoint.restore_variables(folder, halves, step, ema=ema)
 
 
 def _loop(

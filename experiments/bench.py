@@ -10,22 +10,25 @@ from absl import flags
 
 from auxjax import cli
 
-PARTS = flags.DEFINE_list("parts", ["ops", "scan", "init", "step", "heads", "inference", "torch"], "What to measure.")
+PARTS = flags.DEFINE_list(
+    "parts", ["ops", "scan", "init", "step", "heads", "inference", "deployed", "torch"], "What to measure."
+)
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of each comparison.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 64, "Images a step of GoogLeNet (32 px, small stem).", lower_bound=1)
 
 
 def main() -> None:
     """Runs the parts in their order."""
-    from benchmarks import googlenet as bench
+    from benchmarks import googlenet, inference
 
     from auxjax.errors import unknown
 
+    parts = googlenet.PARTS | inference.PARTS
     for part in PARTS.value:
-        if part not in bench.PARTS:
-            raise unknown("part", part, bench.PARTS)
+        if part not in parts:
+            raise unknown("part", part, parts)
     for part in PARTS.value:
-        bench.PARTS[part](ROUNDS.value, BATCH.value)
+        parts[part](ROUNDS.value, BATCH.value)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def test_finalize_changes_nothing_it_was_given_and_nothing_the_second_time() -> 
         ({"data": 3}, "data is a section, not 3"),
         ({"model": "googlenet"}, "model is a section, not 'googlenet'"),
         ({"heads": ["aux1"]}, "heads is a section, not "),
+        ({"main.loss": "distill"}, "main.loss='distill': main is that loss's teacher; give it to a head"),
         ({"data.batch_size": "12"}, "data.batch_size='12' must be int, not str"),
         ({"data.batch_size": 12.0}, "data.batch_size=12.0 must be int, not float"),
         ({"data.augment.flip": 1}, "data.augment.flip=1 must be bool, not int"),

@@ -18,10 +18,10 @@ from auxjax.heads import (
     InceptionV1Head,
     LinearProbe,
     MLPHead,
-    adaptive_avg_pool,
     cost,
     presets,
 )
+from auxjax.layers import adaptive_avg_pool
 from auxjax.models import GoogLeNet
 
 

@@ -20,11 +20,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Give a new module a row, as high as what it imports allows.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("config", "data", "losses", "metrics", "ops", "statistics", "weighting"),
-    ("heads", "models"),
+    ("config", "data", "flops", "losses", "metrics", "ops", "statistics", "weighting"),
+    ("heads", "layers", "models"),
     ("attach", "gradients", "optimizer", "parallel", "proof", "taps"),
     ("step",),
-    ("build", "check", "checkpoint"),
+    ("build", "check", "checkpoint", "exit_table", "exits", "pretrained", "summary", "torch_names"),
     ("diagnostics", "export", "population", "preflight", "record", "run", "session", "train"),
     ("ablate", "cli", "compare", "report"),
 )
@@ -34,6 +34,7 @@ LAYER = {module: number for number, layer in enumerate(LAYERS) for module in lay
 HEAVY = {
     *("array_record", "grain", "sklearn", "tensorflow", "tensorflow_datasets", "torch", "torchvision"),
     *("matplotlib", "ray", "tensorboardX", "wandb"),
+    *("flatbuffers", "jax2onnx", "onnx", "onnxruntime", "safetensors"),
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from auxjax.errors import AuxjaxError
-from auxjax.losses import head_losses, softmax_cross_entropy
+from auxjax.losses import distill, head_losses, softmax_cross_entropy, squared_hinge
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 5)).astype(np.float32)
@@ -155,3 +155,68 @@ def test_what_does_not_fit_is_one_line(batch: dict[str, Any], fields: dict[str, 
     with pytest.raises(AuxjaxError, match=message) as error:
         losses(batch, **fields)
     assert "\n" not in str(error.value)
+
+
+def numpy_softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits.astype(np.float64))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def two_outputs(**fields: Any) -> tuple[dict[str, jax.Array], dict[str, SimpleNamespace]]:
+    teacher = np.random.default_rng(1).normal(size=LOGITS.shape).astype(np.float32)
+    outputs = {"main": jnp.asarray(teacher), "aux": jnp.asarray(LOGITS)}
+    return outputs, {"main": head(), "aux": head(**{"loss": "distill"} | fields)}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("soft", [False, True])
+def test_distillation_is_its_closed_form(smoothing: float, soft: bool) -> None:
+    q = RNG.dirichlet(np.ones(5), 6).astype(np.float32) if soft else np.eye(5, dtype=np.float32)[LABELS]
+    outputs, heads = two_outputs(label_smoothing=smoothing)
+    batch = {"label": jnp.asarray(q if soft else LABELS)}
+    total, count = head_losses(outputs, batch, heads)["aux"]
+    given, student = numpy_softmax(np.asarray(outputs["main"]) / 3), numpy_softmax(LOGITS / 3)
+    divergence = (given * np.log(given / student)).sum(-1)
+    hard = numpy_loss(LOGITS, (1 - smoothing) * q + smoothing / 5)
+    np.testing.assert_allclose((total, count), ((0.7 * hard + 0.3 * divergence).sum(), 6), rtol=1e-5)
+
+
+def test_distillation_teaches_the_head_and_leaves_its_teacher_alone() -> None:
+    outputs, heads = two_outputs()
+    batch = {"label": jnp.asarray(LABELS)}
+    gradient = jax.grad(lambda o: head_losses(o, batch, {"aux": heads["aux"]})["aux"][0])(outputs)
+    np.testing.assert_array_equal(gradient["main"], 0)
+    given, student = numpy_softmax(np.asarray(outputs["main"]) / 3), numpy_softmax(LOGITS / 3)
+    expected = 0.7 * (numpy_softmax(LOGITS) - np.eye(5)[LABELS]) + 0.3 * (student - given) / 3
+    np.testing.assert_allclose(gradient["aux"], expected, rtol=1e-4, atol=1e-6)
+    same = distill(jnp.asarray(LOGITS), jnp.asarray(LABELS), teacher=jnp.asarray(LOGITS))
+    np.testing.assert_allclose(same, 0.7 * numpy_loss(LOGITS, np.eye(5)[LABELS]), rtol=1e-5)
+
+
+def test_distillation_needs_a_teacher_of_the_same_classes() -> None:
+    batch = {"label": jnp.asarray(LABELS)}
+    outputs, heads = two_outputs()
+    with pytest.raises(AuxjaxError, match="main cannot have the loss 'distill', whose teacher is main itself"):
+        head_losses(outputs, batch, {"main": head(loss="distill")})
+    outputs["main"] = outputs["main"][:, :4]
+    with pytest.raises(AuxjaxError, match=r"gives logits \[6, 5\], and its teacher, main, \[6, 4\]") as error:
+        head_losses(outputs, batch, {"aux": heads["aux"]})
+    assert "\n" not in str(error.value)
+
+
+def test_a_squared_hinge_is_one_support_vector_machine_a_class() -> None:
+    signs = 2 * np.eye(5)[LABELS] - 1
+    expected = (np.maximum(0, 1 - signs * LOGITS) ** 2).sum(-1)
+    np.testing.assert_allclose(losses({"label": LABELS}, loss="squared_hinge"), (expected.sum(), 6), rtol=1e-5)
+    # Nothing is left to gain past the margin; the gradient is linear before it.
+    right = jnp.asarray(1.5 * signs)
+    np.testing.assert_array_equal(squared_hinge(right, jnp.asarray(LABELS)), 0)
+    gradient = jax.grad(lambda x: squared_hinge(x, jnp.asarray(LABELS)).sum())(jnp.asarray(LOGITS))
+    np.testing.assert_allclose(gradient, -2 * signs * np.maximum(0, 1 - signs * LOGITS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"label_smoothing": 0.1}, {"target": "soft"}])
+def test_a_squared_hinge_is_for_integer_labels(fields: dict[str, Any]) -> None:
+    batch = {"label": LABELS, "soft": np.eye(5, dtype=np.float32)[LABELS]}
+    with pytest.raises(AuxjaxError, match="squared_hinge is for integer labels"):
+        losses(batch, loss="squared_hinge", **fields)

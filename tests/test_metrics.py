@@ -21,6 +21,10 @@ from auxjax.errors import AuxjaxError
 LOGITS = jnp.array([[2.0, 1, 0], [0, 2, 1], [0, 1, 2], [2, 1, 0]])
 
 
+def head(**fields: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"loss": "softmax_cross_entropy", "target": "label", "mask": "mask"} | fields)
+
+
 def writers(tensorboard: bool = False, wandb: bool = False) -> Any:
     return ml_collections.ConfigDict({"writers": {"tensorboard": tensorboard, "wandb": wandb}})
 
@@ -30,19 +34,19 @@ def test_right_answers_are_counted_under_each_heads_mask(soft: bool) -> None:
     labels = jnp.array([0, 1, 0, 1])
     targets = 0.8 * jnp.eye(3)[labels] + 0.1 if soft else labels
     batch = {"label": targets, "mask": jnp.array([1.0, 0, 1, 1])}
-    heads = {"main": SimpleNamespace(target="label", mask="mask"), "aux": SimpleNamespace(target="label", mask="none")}
+    heads = {"main": head(), "aux": head(mask="none")}
     got = metrics.head_metrics({"main": LOGITS, "aux": LOGITS}, batch, heads)
     assert {k: (float(v["correct"]), float(v["count"])) for k, v in got.items()} == {"main": (1, 3), "aux": (2, 4)}
 
 
 def test_targets_that_are_no_classes_are_never_right() -> None:
-    heads = {"main": SimpleNamespace(target="value", mask="mask")}
+    heads = {"main": head(target="value")}
     got = metrics.head_metrics({"main": LOGITS}, {"value": jnp.ones(4)}, heads)["main"]
     assert (float(got["correct"]), float(got["count"])) == (0, 4)
 
 
 def test_a_single_number_is_no_class() -> None:
-    heads = {"main": SimpleNamespace(target="value", mask="mask")}
+    heads = {"main": head(target="value")}
     got = metrics.head_metrics({"main": LOGITS[:, :1]}, {"value": jnp.ones((4, 1))}, heads)["main"]
     assert (float(got["correct"]), float(got["count"])) == (0, 4)
 

@@ -122,6 +122,32 @@ def test_load_gives_the_bare_model_and_what_it_needs(finished: auxjax.Result) ->
     assert jnp.shape(logits) == (2, 10)
 
 
+def test_a_run_is_loaded_with_its_heads(finished: auxjax.Result) -> None:
+    assert finished.workdir is not None
+    _, attached, variables = auxjax.load_attached(finished.workdir)
+    equal(variables, finished.state.variables)
+    outputs = attached.apply(variables, jnp.zeros((2, 8, 8, 1)), train=False, heads=("aux1",))
+    assert {name: logits.shape for name, logits in outputs.items()} == {"main": (2, 10), "aux1": (2, 10)}
+    with pytest.raises(AuxjaxError, match=r"no step 7 in .*; there are: last, best, "):
+        auxjax.load_attached(finished.workdir, 7)
+
+
+def test_averaged_parameters_are_loaded_where_a_run_has_them_and_heads_may_be_distilled(
+    data_dir: str, tmp_path: Path
+) -> None:
+    changes = {"optimizer.ema_decay": 0.5, "train.total_steps": 2, "heads.aux1.loss": "distill"}
+    result = auxjax.train(config(data_dir, **changes), tmp_path)
+    _, attached, variables = auxjax.load_attached(tmp_path)
+    equal(variables["params"], result.state.ema_params)
+    assert attached.heads["aux1"].loss == "distill"
+    changed = json.loads((tmp_path / "config.json").read_text())
+    changed["model"]["width"] = 17
+    (tmp_path / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(AuxjaxError, match=r"has a checkpoint of another model: ema_params/.* expected") as error:
+        auxjax.load_attached(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_evaluating_from_disk_gives_the_same_numbers(finished: auxjax.Result) -> None:
     assert finished.workdir is not None
     scores = auxjax.evaluate(finished.workdir)

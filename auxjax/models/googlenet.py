@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from auxjax import ops
-from auxjax.errors import AuxjaxError, unknown
+from auxjax.errors import unknown
+from auxjax.layers import ConvUnit, ceil_max_pool, check_choice, check_image, local_response_normalization
 
 # Table 1's columns: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
 TABLE_1 = {
@@ -33,36 +34,6 @@ KERNEL_INITS = {
     "lecun": nn.initializers.lecun_normal(),
     "torchvision": nn.initializers.truncated_normal(0.01),
 }
-
-
-class ConvUnit(nn.Module):
-    """Convolution, BatchNorm in place of the bias if asked, and ReLU: what the literature calls one layer."""
-
-    features: int
-    kernel_size: int
-    strides: int = 1
-    symmetric_padding: bool = False
-    batch_norm: bool = False
-    kernel_init: nn.initializers.Initializer = KERNEL_INITS["he"]
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        half = self.kernel_size // 2
-        conv = ops.Conv(
-            self.features, (self.kernel_size, self.kernel_size), strides=(self.strides, self.strides),
-            padding=((half, half), (half, half)) if self.symmetric_padding else "SAME",
-            use_bias=not self.batch_norm, kernel_init=self.kernel_init, **types, name="conv",
-        )  # fmt: skip
-        x = conv(x)
-        if not self.batch_norm:
-            return nn.relu(x)
-        axis = self.axis_name
-        bn = ops.BatchNorm(momentum=0.9, epsilon=1e-3, relu=True, axis_name=axis, **types, name="bn")
-        return bn(x, use_running_average=not train)
 
 
 class Inception(nn.Module):
@@ -115,12 +86,12 @@ class GoogLeNet(nn.Module):
         torchvision = self.variant == "torchvision"
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         unit: Any = partial(
-            ConvUnit, symmetric_padding=torchvision, batch_norm=self.variant != "paper",
+            ConvUnit, padding="SYMMETRIC" if torchvision else "SAME", batch_norm=self.variant != "paper",
             kernel_init=kernel_init, axis_name=self.axis_name, **types,
         )  # fmt: skip
         normalize = local_response_normalization if self.variant == "paper" else lambda x: x
-        pool = partial(_ceil_max_pool if torchvision else _same_max_pool, window=3)
-        last_pool = partial(_ceil_max_pool, window=2) if torchvision else pool
+        pool = partial(ceil_max_pool if torchvision else _same_max_pool, window=3)
+        last_pool = partial(ceil_max_pool, window=2) if torchvision else pool
 
         kernel, strides = (7, 2) if self.stem == "imagenet" else (3, 1)
         x = unit(64, kernel, strides, name="conv1")(x, train=train)
@@ -140,11 +111,9 @@ class GoogLeNet(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=output, **types, name="logits")(x)
 
     def _check(self, x: jax.Array) -> nn.initializers.Initializer:
-        for what, name, valid in (("variant", self.variant, VARIANTS), ("stem", self.stem, STEMS)):
-            if name not in valid:
-                raise unknown(f"{what} of GoogLeNet", name, valid)
-        if x.ndim != 4:
-            raise AuxjaxError(f"GoogLeNet reads images [B, H, W, C], not an input of {list(x.shape)}")
+        check_choice(self, "variant", VARIANTS)
+        check_choice(self, "stem", STEMS)
+        check_image(self, x)
         default = "torchvision" if self.variant == "torchvision" else "he"
         name = default if self.kernel_init == "default" else self.kernel_init
         if name not in KERNEL_INITS:
@@ -152,25 +121,5 @@ class GoogLeNet(nn.Module):
         return KERNEL_INITS[name]
 
 
-def local_response_normalization(
-    x: jax.Array, *, k: float = 2.0, n: int = 5, alpha: float = 1e-4, beta: float = 0.75
-) -> jax.Array:
-    """Returns x_i / (k + alpha sum_j x_j^2)^beta, j over the n channels around i, computed in float32.
-
-    Krizhevsky et al. 2012 (AlexNet), section 3.3, whose alpha multiplies the sum as it stands; torch and
-    Caffe divide theirs by n, so that their alpha is n times this one, and have k = 1 by default.
-    """
-    squares = jnp.square(x.astype(jnp.float32))
-    ones = (1,) * (x.ndim - 1)
-    total = jax.lax.reduce_window(squares, 0.0, jax.lax.add, (*ones, n), (*ones, 1), "SAME")
-    return (x * (k + alpha * total) ** -beta).astype(x.dtype)
-
-
 def _same_max_pool(x: jax.Array, window: int) -> jax.Array:
     return ops.max_pool(x, (window, window), strides=(2, 2), padding="SAME")
-
-
-def _ceil_max_pool(x: jax.Array, window: int) -> jax.Array:
-    """Max pool of stride 2 in torch's ceil mode: the last window starts inside the input, may end outside."""
-    high = [max(0, 2 * max(0, -(-(n - window) // 2)) + window - n) for n in x.shape[1:3]]
-    return ops.max_pool(x, (window, window), strides=(2, 2), padding=((0, high[0]), (0, high[1])))

@@ -10,5 +10,6 @@ from auxjax.ops.initialisation import fast_init
 from auxjax.ops.normalization import BatchNorm
 from auxjax.ops.platform import library_form
 from auxjax.ops.pooling import max_pool
+from auxjax.ops.resize import resize_bilinear, resize_nearest
 
-__all__ = ["BatchNorm", "Conv", "fast_init", "library_form", "max_pool"]
+__all__ = ["BatchNorm", "Conv", "fast_init", "library_form", "max_pool", "resize_bilinear", "resize_nearest"]

@@ -30,6 +30,8 @@ class Conv(nn.Module):
     kernel_size: Sequence[int]
     strides: Sequence[int] | int = 1
     padding: str | int | Sequence[tuple[int, int]] = "SAME"
+    kernel_dilation: int = 1
+    feature_group_count: int = 1
     use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -39,23 +41,32 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         size = tuple(self.kernel_size)
-        kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), self.param_dtype)
+        shape = (*size, x.shape[-1] // self.feature_group_count, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         strides = (self.strides,) * 2 if isinstance(self.strides, int) else tuple(self.strides)
-        y = convolution(x, kernel, strides, self.padding)
+        y = convolution(x, kernel, strides, self.padding, self.kernel_dilation, self.feature_group_count)
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
-def convolution(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Any) -> jax.Array:
-    """Returns the convolution of float[B, H, W, C] with float[h, w, C, N], as `lax.conv_general_dilated` has it."""
-    size = kernel.shape[:2]
+def convolution(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Any, dilation: int = 1, groups: int = 1
+) -> jax.Array:
+    """Returns the convolution of float[B, H, W, C] with float[h, w, C / groups, N], as lax.conv_general_dilated has it.
+
+    Dilated and grouped ones take the library's form on every platform.
+    """
+    size = tuple((n - 1) * dilation + 1 for n in kernel.shape[:2])
     if isinstance(padding, int):
         padding = ((padding, padding),) * 2
     pads = lax.padtype_to_pads(x.shape[1:3], size, strides, padding) if isinstance(padding, str) else padding
     pads = tuple((int(low), int(high)) for low, high in pads)
-    if not fast_on_cpu():
-        return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_CANONICAL)
+    if not fast_on_cpu() or dilation > 1 or groups > 1:
+        return lax.conv_general_dilated(
+            x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_CANONICAL,
+            feature_group_count=groups,
+        )  # fmt: skip
     if size == (1, 1) and strides == (1, 1) and pads == ((0, 0), (0, 0)):
         return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
     return _canonical(strides, pads)(x, kernel)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from auxjax.errors import AuxjaxError
+from auxjax.layers import ceil_max_pool, local_response_normalization
 from auxjax.models import MODELS, GoogLeNet
-from auxjax.models.googlenet import _ceil_max_pool, local_response_normalization
 
 # From Table 1: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj, output size, parameters as printed.
 TABLE = {
@@ -141,7 +141,7 @@ def test_ceil_pool_is_the_maximum_over_what_each_window_sees(window: int, size: 
     x = np.random.default_rng(0).normal(size=(1, size, size, 2)).astype(np.float32) - 5.0
     starts = range(0, 2 * torch_pool(size, window), 2)
     expected = np.array([[x[0, i : i + window, j : j + window].max((0, 1)) for j in starts] for i in starts])
-    np.testing.assert_array_equal(_ceil_max_pool(jnp.asarray(x), window)[0], expected)
+    np.testing.assert_array_equal(ceil_max_pool(jnp.asarray(x), window)[0], expected)
 
 
 def test_paper_forward_concatenates_towers_normalises_and_drops_40_percent() -> None:

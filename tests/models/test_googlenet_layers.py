@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from auxjax.layers import local_response_normalization
 from auxjax.models import GoogLeNet, googlenet
-from auxjax.models.googlenet import local_response_normalization
 
 
 def test_local_response_normalization_is_the_formula_of_alexnet() -> None:

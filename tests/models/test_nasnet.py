@@ -1,0 +1,113 @@
+"""NASNet-A and DARTS: published counts, sizes of every cell, and NASNet's wiring against timm's module."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import auxjax
+from auxjax.models import DARTS, NASNetA
+from tests.torch_models import randomise
+
+
+def shapes(model: Any, size: int) -> tuple[Any, Any]:
+    image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+    return variables, auxjax.list_taps(model, image)
+
+
+def count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "parameters", "statistics"),
+    [
+        # Keras counts 5,326,716 and 88,949,818 with the statistics.
+        (NASNetA(variant="mobile"), 224, 5_289_978, 36_738),
+        (NASNetA(variant="large"), 331, 88_753_150, 196_668),
+        (NASNetA(10, variant="cifar"), 32, 3_346_538, None),  # Table 1: 3.3M
+        (DARTS(10), 32, 3_349_342, None),  # Table 1: 3.3M, the authors' module without its head
+        (DARTS(1000, variant="imagenet"), 224, 4_718_752, None),  # Table 3: 4.7M
+    ],
+    ids=["mobile", "large", "nasnet_cifar", "darts_cifar", "darts_imagenet"],
+)
+def test_parameter_counts_are_the_published_ones(model: Any, size: int, parameters: int, statistics: Any) -> None:
+    variables, _ = shapes(model, size)
+    assert count(variables["params"]) == parameters
+    assert statistics in (None, count(variables["batch_stats"]))
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "size", "tap", "parameters"),
+    [
+        # The head: 1x1 and 768 features with BatchNorm, on a pooled map of 4, 6, 2, 2 and 2 px.
+        ("nasnet_mobile", NASNetA(), 224, (14, 14, 528), 528 * 128 + 256 + 16 * 128 * 768 + 1536 + 769_000),
+        ("nasnet_large", NASNetA(variant="large"), 331, (21, 21, 2016), None),
+        ("nasnet_cifar", NASNetA(10, "cifar"), 32, (16, 16, 384), 384 * 128 + 256 + 16 * 128 * 768 + 1536 + 7_690),
+        ("darts_cifar", DARTS(10), 32, (8, 8, 576), 576 * 128 + 256 + 4 * 128 * 768 + 1536 + 7_690),
+        ("darts_imagenet", DARTS(1000, "imagenet"), 224, (7, 7, 768), 768 * 128 + 256 + 4 * 128 * 768 + 769_000),
+    ],
+)
+def test_heads_sit_on_the_published_maps(preset: str, model: Any, size: int, tap: Any, parameters: Any) -> None:
+    attached = auxjax.attach(model, auxjax.presets(preset, model.num_classes))
+    image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(attached.init, jax.random.key(0), image)
+    read = jax.eval_shape(lambda v, x: attached.tap_shapes(v, x), auxjax.strip(variables), image)
+    assert read["aux"].shape[1:] == tap
+    assert parameters in (None, count(variables["params"]["heads"]))
+
+
+def test_cells_halve_and_double_where_they_should() -> None:
+    taps = shapes(NASNetA(10, "cifar", filters=4), 32)[1]
+    cells = {name: shape.shape[1:] for name, shape in taps.items() if re.fullmatch(r"(reduction_)?cell_\d+", name)}
+    expected = {f"cell_{i}": (32 >> i // 6, 32 >> i // 6, 6 * 4 * 2 ** (i // 6)) for i in range(18)}
+    expected |= {f"reduction_cell_{i}": (16 >> i, 16 >> i, 4 * 8 * 2**i) for i in (0, 1)}
+    assert cells == expected
+    taps = shapes(DARTS(10, features=4), 32)[1]
+    cells = {name: shape.shape[1:] for name, shape in taps.items() if re.fullmatch(r"cell_\d+", name)}
+    assert cells == {
+        f"cell_{i}": (32 >> ((i >= 6) + (i >= 13)), 32 >> ((i >= 6) + (i >= 13)), 16 * 2 ** ((i >= 6) + (i >= 13)))
+        for i in range(20)
+    }
+
+
+RULES = (
+    (r"sum_(\d)_(left|right)/", r"comb_iter_\1_\2/"), (r"depthwise_(\d)", r"separable_\1/depthwise_conv2d"),
+    (r"pointwise_(\d)", r"separable_\1/pointwise_conv2d"), (r"/bn_(\d)/", r"/bn_sep_\1/"),
+    (r"before/path(\d)_conv", r"path_\1/conv"), (r"input/", "conv_1x1/"), (r"conv0/", "conv0/conv/"),
+    (r"conv0_bn", "conv0/bn"), (r"^logits", "last_linear"),
+)  # fmt: skip
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+@pytest.mark.slow_study
+def test_nasnet_large_at_a_small_width_equals_timms() -> None:
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm.models.nasnet")
+    theirs = randomise(timm.NASNetALarge(num_classes=5, num_features=24 * 8, pad_type="same"))
+    state = theirs.state_dict()
+    model = NASNetA(5, variant="large", filters=8)
+    flat = {}
+    for path, leaf in flax.traverse_util.flatten_dict(shapes(model, 64)[0]).items():
+        _, *modules, last = path
+        name = "/".join([*modules, ""])
+        for pattern, replacement in RULES:
+            name = re.sub(pattern, replacement, name)
+        first = f"{name.split('/')[0]}.path_1.conv.weight" in state
+        name = name.replace("before/bn", "final_path_bn") if first else name.replace("before/", "conv_prev_1x1/")
+        value = state[name.replace("/", ".") + LEAVES.get(last, last)].numpy()
+        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+        assert value.shape == leaf.shape, name
+        flat[path] = value
+    x = np.random.default_rng(0).normal(size=(2, 97, 97, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
+    run = jax.jit(lambda v, x: model.apply(v, x, train=False))
+    actual = run(flax.traverse_util.unflatten_dict(flat), x)
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
