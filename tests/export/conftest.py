@@ -1,4 +1,4 @@
-"""One GoogLeNet, plain and folded, that the tests of several formats share."""
+"""One GoogLeNet, plain and folded, that the tests of a format share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from auxjax.models import GoogLeNet, googlenet
 from tests.export.networks import make
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def googlenets() -> Iterator[tuple[Network, Network]]:
     """GoogLeNet with one of its nine blocks, and the same folded."""
     with pytest.MonkeyPatch.context() as patch:
