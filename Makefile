@@ -1,4 +1,5 @@
-# `make demo` trains with and without auxiliary heads and says whether they helped; `make test` runs the tests.
+# `make demo` trains with and without auxiliary heads and says whether they helped; `make test` runs the tests, and
+# `make study` those that take minutes each.
 # Each first makes .venv, where it is missing or older than the files that say what is in it. PYTHON=python3.13 chooses
 # the Python. The stamp is written last: an environment without one was interrupted, and is made anew.
 
@@ -17,13 +18,18 @@ INTERPRETER := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)')
 CONSTRAINTS := constraints-$(if $(filter 3.11,$(VERSION)),3.11,3.13).txt
 STAMP := $(AUXJAX_VENV)/installed-$(VERSION)
 
-.PHONY: demo test
+.PHONY: demo test study install
 
 demo: $(STAMP)
 	$(AUXJAX_VENV)/bin/python experiments/demo.py --workdir=runs/demo
 
 test: $(STAMP)
-	$(AUXJAX_VENV)/bin/python -m pytest
+	$(AUXJAX_VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
+
+study: $(STAMP)
+	$(AUXJAX_VENV)/bin/python -m pytest -m slow_study $(PYTEST_FLAGS)
+
+install: $(STAMP)
 
 # uv does not read pip's settings: where pip has been given an index of its own, pip installs.
 $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
