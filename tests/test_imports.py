@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("heads", "layers", "models"),
     ("attach", "gradients", "optimizer", "parallel", "proof", "taps"),
     ("step",),
-    ("build", "check", "checkpoint", "exit_table", "exits", "pretrained", "summary", "torch_names"),
+    ("build", "catalogue", "check", "checkpoint", "exit_table", "exits", "pretrained", "summary", "torch_names"),
     ("diagnostics", "export", "population", "preflight", "record", "run", "session", "train"),
     ("ablate", "cli", "compare", "report"),
 )

@@ -8,9 +8,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
+
+from auxjax.catalogue import NETWORKS, table
+from auxjax.heads import PRESETS
+from auxjax.models import MODELS
+from tests.torch_models import import_torchvision
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -39,13 +45,15 @@ def folder(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
             timeout=300,
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-        assert "accuracy/main" in done.stdout or "prepare" in command, done.stdout
+        said = {"prepare": "fashion_mnist", "export": "model.stablehlo", "exits": "threshold"}
+        script = Path(shlex.split(command)[1]).stem
+        assert said.get(script, "accuracy/main") in done.stdout, done.stdout
     return here
 
 
 def test_the_readme_has_commands_and_examples() -> None:
-    assert len(COMMANDS) == 4
-    assert len(EXAMPLES) == 2
+    assert len(COMMANDS) == 6
+    assert len(EXAMPLES) == 3
     assert "make demo" in README
     assert "make test" in README
 
@@ -59,9 +67,19 @@ def test_the_commands_leave_what_the_text_says(folder: Path) -> None:
 def test_the_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     for example in EXAMPLES:
-        names = {"images": jnp.zeros((2, 8, 8, 1))}
+        names: dict[str, Any] = {"images": jnp.zeros((2, 8, 8, 1))}
+        if "resnet18.pth" in example:
+            torch = pytest.importorskip("torch")
+            torch.save(import_torchvision().models.resnet18().state_dict(), "resnet18.pth")
         exec(compile(example, "README.md", "exec"), names)
-        assert names["logits"].shape[-1] == 10
+        assert names["logits"].shape[-1] == 10 if "logits" in names else "fc" in str(names["report"])
+
+
+def test_the_page_of_models_is_what_the_script_prints() -> None:
+    page = README.partition("<!-- models: python experiments/models.py -->\n")[2].partition("<!-- /models -->")[0]
+    assert page == table() + "\n"
+    assert {name for name, *_ in NETWORKS.values()} == set(MODELS)
+    assert {preset for *_, names in NETWORKS.values() for preset in names} == set(PRESETS)
 
 
 def test_every_command_of_the_results_table_names_files_that_exist() -> None:

@@ -26,8 +26,8 @@ pytest.importorskip("flatbuffers")
 
 SIZES = {"inception_v3": 75, "inception_v4": 75, "inception_resnet_v2": 75, "alexnet": 64, "dsn": 16}
 SMALLER: dict[str, dict[str, Any]] = {
-    "nasnet_mobile": {"filters": 4}, "nasnet_cifar": {"filters": 4}, "darts_cifar": {"features": 8},
-    "darts_imagenet": {"features": 8},
+    "nasnet_mobile": {"filters": 4}, "nasnet_large": {"filters": 8}, "nasnet_cifar": {"filters": 4},
+    "darts_cifar": {"features": 8}, "darts_imagenet": {"features": 8},
 }  # fmt: skip
 SEGMENTATION = ("fcn", "pspnet", "unet")
 # Networks that were published without heads train with a linear one.
@@ -59,6 +59,7 @@ def config_of(name: str, dtype: str) -> Any:
     config.optimizer.update(learning_rate=0.01, clip_norm=5.0)
     config.train.update(total_steps=STEPS, **configs.durations("eval", steps=STEPS))
     config.train.update(configs.durations("checkpoint", steps=STEPS))
+    config.parallel.num_devices = 1  # eight that share a processor hold eight copies of a network
     return config
 
 
@@ -88,19 +89,35 @@ def test_segmentation_trains_strips_and_exports(name: str, dtype: str, tmp_path:
     fields = {**preset.model_fields, **({"features": 4} if preset.model == "unet" else {})}
     model = MODELS[preset.model](num_classes=2, dtype=jnp.dtype(dtype), **fields)
     attached = auxjax.attach(model, auxjax.presets(name, 2, jnp.dtype(dtype)))
-    trained = {n: head.weight for n, head in attached.heads.items() if head.weight != 0}
-    program = Program(
-        attached=attached, main=Main(), names=tuple(trained), optimizer=optax.sgd(0.01), total_steps=STEPS,
-        weighting=weighting.make({"name": "constant"}, trained),
-    )  # fmt: skip
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, size=(2, size, size)).astype(np.int32)
     image = (label[..., None] + rng.normal(size=(2, size, size, 3))).astype(np.float32)
+    variables = trained(attached, image, label, STEPS)
+    stripped = auxjax.strip(variables)
+    prove_stripped(attached, variables, stripped, jnp.asarray(image))
+    write_stablehlo(tmp_path / "model.stablehlo", bare_network(model, stripped, image.shape[1:]))
+
+
+@pytest.mark.slow_study
+def test_inception_v3_trains_with_its_head_at_the_published_size() -> None:
+    model = MODELS["inception_v3"](num_classes=10)
+    attached = auxjax.attach(model, auxjax.presets("inception_v3", 10))
+    image = np.random.default_rng(0).normal(size=(2, 299, 299, 3)).astype(np.float32)
+    variables = trained(attached, image, np.array([3, 7], np.int32), 2)
+    assert variables["params"]["heads"]["aux"]["conv1"]["kernel"].shape == (5, 5, 128, 768)
+    prove_stripped(attached, variables, auxjax.strip(variables), jnp.asarray(image))
+
+
+def trained(attached: auxjax.Attached, image: np.ndarray, label: np.ndarray, steps: int) -> Any:
+    """The variables after some steps on one batch; all metrics are finite."""
+    weights = {name: head.weight for name, head in attached.heads.items() if head.weight != 0}
+    program = Program(
+        attached=attached, main=Main(), names=tuple(weights), optimizer=optax.sgd(0.01), total_steps=steps,
+        weighting=weighting.make({"name": "constant"}, weights),
+    )  # fmt: skip
     variables = jax.jit(attached.init)(jax.random.key(0), image[:1])
     state, step = create_state(program, variables, jax.random.key(1)), jax.jit(train_step)
-    for _ in range(STEPS):
-        state, metrics = step(state, {"image": image, "label": label, "mask": np.ones(2, np.float32)})
-    assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
-    stripped = auxjax.strip(state.variables)
-    prove_stripped(attached, state.variables, stripped, jnp.asarray(image))
-    write_stablehlo(tmp_path / "model.stablehlo", bare_network(model, stripped, image.shape[1:]))
+    for _ in range(steps):
+        state, metrics = step(state, {"image": image, "label": label, "mask": np.ones(len(label), np.float32)})
+        assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
+    return state.variables
