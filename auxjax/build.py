@@ -16,6 +16,7 @@ import optax
 from auxjax import config as configs
 from auxjax import data, ops, optimizer, parallel, weighting
 from auxjax.attach import attach, strip
+from auxjax.head_gradients import trunk_of
 from auxjax.heads import HEADS, Head, cost
 from auxjax.models import MODELS
 from auxjax.parallel import Layout
@@ -97,7 +98,7 @@ def setup(config: Any) -> Setup:
         given = config.pretrained
         variables, report = import_weights(given.path, built.attached, variables, reinitialise=given.reinitialise)
         logger.info("%s", report)
-    state = create_state(built, variables, jax.random.fold_in(key, 1))
+    state = create_state(built, variables, jax.random.fold_in(key, 1), _trunk(built, variables, config, dataset))
     train_function, eval_function = _functions(built, where, _batch_spec(config, dataset))
     return Setup(
         program=built, where=where, state=state, train_step=train_function, eval_step=eval_function, dataset=dataset,
@@ -146,7 +147,9 @@ def evaluate_bare(config: Any, bare: nn.Module, variables: Any, split: str) -> d
     dataset = data.load(config.data)
     pipeline = data.open_pipeline(dataset, config.data, 0)
     main = {key: value for key, value in config.main.items() if key != "weight"}
-    built = Program(attach(bare, {}), Main(**main), (), weighting.make({"name": "constant"}, {}), optax.identity(), 1)
+    built = Program(
+        attach(bare, {}), Main(**main), (), weighting.own_weights({"name": "constant"}, {}), optax.identity(), 1
+    )
     where = parallel.layout("jit", 1)
     eval_function = _functions(built, where, _batch_spec(config, dataset))[1]
     halves = {collection: {"model": value, "heads": {}} for collection, value in variables.items()}
@@ -162,18 +165,32 @@ def _program(config_json: str, num_classes: int, steps_per_epoch: int, total_ste
     attached = attach(model(config, num_classes), heads(config, num_classes))
     main = dict(config["main"])
     head_weights = {name: head.weight for name, head in attached.heads.items()}
-    dropped = weighting.dropped(config["weighting"], head_weights)
+    chosen = weighting.choose(config["weighting"])
+    dropped = weighting.dropped(chosen.schedule, head_weights)
     weights = {name: weight for name, weight in head_weights.items() if name not in dropped}
     return Program(
         attached=attached,
         names=tuple(weights),
-        weighting=weighting.make(config["weighting"], weights, main_weight=main.pop("weight")),
+        weights=weighting.own_weights(chosen.schedule, weights, main_weight=main.pop("weight")),
+        weighting=chosen.weighting,
+        trunk=chosen.trunk,
+        pullbacks=chosen.pullbacks,
         main=Main(**main),
         optimizer=optimizer.make(config["optimizer"], total_steps, steps_per_epoch, config["batch_size"]),
+        learning_rate=optimizer.learning_rate(config["optimizer"], total_steps, steps_per_epoch, config["batch_size"]),
         total_steps=total_steps,
         accumulate=config["optimizer"]["accumulate"],
         ema_decay=config["optimizer"]["ema_decay"],
     )
+
+
+def _trunk(built: Program, variables: Any, config: Any, dataset: data.DataSet) -> Any:
+    """Returns the parameters that a weighting's state may be as large as; raises AuxjaxError for a trunk of none."""
+    if not built.weighting.needs & {"gramian", "gradients", "held_out"}:
+        return None
+    size = config.data.batch_size
+    inputs = {"image": jnp.zeros((size, *dataset.image_shape), jnp.float32), "label": jnp.zeros(size, jnp.int32)}
+    return trunk_of(built, variables, inputs)
 
 
 @functools.lru_cache(maxsize=16)

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from auxjax import held_out, weighting
 from auxjax.config import base, duration, flatten, head, plain
 from auxjax.errors import AuxjaxError, nearest, unknown
 from auxjax.heads import HEADS
@@ -17,7 +18,7 @@ from auxjax.models import MODELS
 from auxjax.optimizer import OPTIMIZERS, SCHEDULES
 from auxjax.parallel import MODES
 from auxjax.pretrained import check_file
-from auxjax.weighting import WEIGHTINGS, make, schedule
+from auxjax.weighting import schedule
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CACHES = ("device", "host")
@@ -151,7 +152,6 @@ def _check_names(config: Mapping[str, Any]) -> None:
         ("parallel.mode", config["parallel"]["mode"], MODES), ("loss of main", config["main"]["loss"], LOSSES),
         ("optimizer", optimizer["name"], OPTIMIZERS),
         ("learning rate schedule", optimizer["schedule"]["name"], SCHEDULES),
-        ("weighting", str(config["weighting"].get("name", "")), WEIGHTINGS),
     ]  # fmt: skip
     named += [(f"loss of head {name!r}", entry["loss"], LOSSES) for name, entry in config["heads"].items()]
     for what, name, valid in named:
@@ -159,7 +159,24 @@ def _check_names(config: Mapping[str, Any]) -> None:
             raise unknown(what, name, valid)
     if config["main"]["loss"] in TAUGHT:
         raise AuxjaxError(f"main.loss={config['main']['loss']!r}: main is that loss's teacher; give it to a head")
-    make(config["weighting"], {name: entry["weight"] for name, entry in config["heads"].items()})
+    chosen = weighting.choose(config["weighting"])
+    weighting.own_weights(chosen.schedule, {name: entry["weight"] for name, entry in config["heads"].items()})
+    _check_weighting(config, chosen)
+
+
+def _check_weighting(config: Mapping[str, Any], chosen: weighting.Chosen) -> None:
+    needs, accumulate = chosen.weighting.needs, config["optimizer"]["accumulate"]
+    name = config["weighting"]["name"]
+    if needs and accumulate > 1:
+        raise AuxjaxError(
+            f"weighting {name!r} needs {', '.join(sorted(needs))}, which optimizer.accumulate={accumulate} has not"
+        )
+    if chosen.trunk == "taps" and needs & {"gradients", "held_out"}:
+        raise AuxjaxError(f"weighting {name!r} needs gradients of parameters, and trunk='taps' has none: take 'shared'")
+    if "held_out" in needs and config["data"]["batch_size"] % held_out.PARTS:
+        raise AuxjaxError(
+            f"weighting {name!r} holds out a part of {held_out.PARTS} of data.batch_size={config['data']['batch_size']}"
+        )
 
 
 def _check_ranges(config: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ def program(heads: dict[str, Head], dropout_rate: float = 0.0, optimizer: Any = 
     kept = {name: weight for name, weight in weights.items() if weight != 0}
     return Program(
         attached=auxjax.attach(SmallNet(dropout_rate), heads), main=Main(), names=tuple(kept),
-        weighting=weighting.make({"name": "constant"}, kept), optimizer=optimizer or optax.sgd(0.1, momentum=0.9),
+        weights=weighting.own_weights({"name": "constant"}, kept), optimizer=optimizer or optax.sgd(0.1, momentum=0.9),
         total_steps=20, **fields,
     )  # fmt: skip
 

@@ -73,7 +73,7 @@ def test_a_u_net_with_a_supervised_decoder_learns_to_find_disks() -> None:
     }
     program = Program(
         attached=auxjax.attach(UNet(2, stages=3, features=4), heads), main=Main(), names=tuple(heads),
-        weighting=weighting.make({"name": "constant"}, {name: head.weight for name, head in heads.items()}),
+        weights=weighting.own_weights({"name": "constant"}, {name: head.weight for name, head in heads.items()}),
         optimizer=optax.adam(0.05), total_steps=25,
     )  # fmt: skip
     variables = filled(jax.eval_shape(program.attached.init, jax.random.key(0), disks(0)["image"]))

@@ -12,7 +12,7 @@ import pytest
 
 from auxjax.errors import AuxjaxError
 from auxjax.step import create_state, eval_step, train_step
-from auxjax.weighting.protocol import Weighting
+from auxjax.weighting.protocol import CONSTANT
 from tests import small
 
 STEP = jax.jit(train_step)
@@ -80,7 +80,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 
 
 def test_accumulation_refuses_a_weighting_that_needs_the_losses() -> None:
-    weighting = Weighting(lambda names: (), lambda signals, state: (jnp.ones(1), state), frozenset({"losses"}))
+    weighting = CONSTANT._replace(needs=frozenset({"losses"}))
     program = small.program({}, accumulate=2)._replace(weighting=weighting)
     with pytest.raises(AuxjaxError, match="accumulate=2"):
         create_state(program, small.state(small.program({})).variables, jax.random.key(0))

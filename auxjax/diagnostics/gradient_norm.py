@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import optax
 
-from auxjax.step import Batch, TrainState, gradients
+from auxjax.gradients import gradients
+from auxjax.state import Batch, TrainState
 
 
 def by_layer(state: TrainState, batch: Batch) -> dict[str, float]:

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from auxjax.errors import AuxjaxError, unknown
-from auxjax.weighting.protocol import Signals, Weighting
 
 Schedule = Callable[[Any], Any]
 
@@ -103,8 +102,8 @@ def check_parameters(factory: Callable[..., Any], fields: Mapping[str, Any], wha
             raise AuxjaxError(f"parameter {key} of {what} must be {expected} and finite, not {value!r}")
 
 
-def make(config: Mapping[str, Any], head_weights: Mapping[str, Any], main_weight: float = 1.0) -> Weighting:
-    """Returns weight_i(p) = head weight_i(p) * schedule(p) for the heads and `main_weight` for main.
+def own_weights(config: Mapping[str, Any], head_weights: Mapping[str, Any], main_weight: float = 1.0) -> Schedule:
+    """Returns p -> float32[K]: weight_i(p) = head weight_i(p) * schedule(p) for the heads and `main_weight` for main.
 
     `config` is `{"name": a schedule, its parameters}`, the factor common to all heads ("depth_decay" instead gives each
     its own); a head's weight is a number or a schedule of its own. Raises AuxjaxError for what is in no registry.
@@ -115,13 +114,13 @@ def make(config: Mapping[str, Any], head_weights: Mapping[str, Any], main_weight
     ]
     factors = _factors(config, len(own))
 
-    def update(signals: Signals, state: Any) -> tuple[jax.Array, Any]:
-        p = jnp.asarray(signals.progress, jnp.float32)
+    def weights(progress: Any) -> jax.Array:
+        p = jnp.asarray(progress, jnp.float32)
         common = factors(p)
-        weights = [jnp.full_like(p, main_weight) * common[0], *(w(p) * f for w, f in zip(own, common[1:], strict=True))]
-        return jnp.stack([jnp.asarray(w, jnp.float32) for w in weights]), state
+        values = [jnp.full_like(p, main_weight) * common[0], *(w(p) * f for w, f in zip(own, common[1:], strict=True))]
+        return jnp.stack([jnp.asarray(w, jnp.float32) for w in values])
 
-    return Weighting(init=lambda names: (), update=update)
+    return weights
 
 
 def dropped(config: Mapping[str, Any], head_weights: Mapping[str, Any]) -> frozenset[str]:

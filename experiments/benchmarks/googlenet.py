@@ -177,7 +177,7 @@ def _training(batch: int, heads: bool, variant: str = "bn", stem: str = "small",
     chosen = presets(preset, _CLASSES) if heads else {}
     program = Program(
         attach(model, chosen), Main(), tuple(chosen),
-        weighting.make({"name": "constant"}, {name: head.weight for name, head in chosen.items()}),
+        weighting.own_weights({"name": "constant"}, {name: head.weight for name, head in chosen.items()}),
         optax.sgd(0.01, momentum=0.9), total_steps=1000,
     )  # fmt: skip
     images = _images(batch, size)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from auxjax.errors import AuxjaxError
-from auxjax.weighting import SCHEDULES, Signals, dropped, make, schedule
+from auxjax.weighting import SCHEDULES, choose, dropped, own_weights, schedule
 
 CLOSED_FORMS: dict[str, tuple[dict[str, float], Callable[[float], float]]] = {
     "constant": ({"value": 0.7}, lambda p: 0.7),
@@ -28,8 +28,7 @@ CLOSED_FORMS: dict[str, tuple[dict[str, float], Callable[[float], float]]] = {
 
 
 def weights(config: dict[str, Any], heads: dict[str, Any], progress: Any, main: float = 1.0) -> np.ndarray:
-    made = make(config, heads, main)
-    return np.asarray(made.update(Signals(jnp.int32(0), progress), made.init(()))[0])
+    return np.asarray(own_weights(config, heads, main)(progress))
 
 
 def test_every_schedule_has_a_closed_form_here() -> None:
@@ -60,9 +59,9 @@ def test_the_common_factor_multiplies_every_head_and_not_main() -> None:
 
 
 def test_weights_batch_and_trace() -> None:
-    made = make({"name": "cosine"}, {"a": 0.3})
+    made = own_weights({"name": "cosine"}, {"a": 0.3})
     progress = jnp.linspace(0, 1, 5)
-    batched = jax.jit(jax.vmap(lambda p: made.update(Signals(jnp.int32(0), p), ())[0]))(progress)
+    batched = jax.jit(jax.vmap(made))(progress)
     single = [weights({"name": "cosine"}, {"a": 0.3}, p)[1] for p in progress]
     np.testing.assert_allclose(batched[:, 1], single, rtol=1e-6, atol=1e-8)
 
@@ -97,7 +96,7 @@ def test_depth_decay_is_that_of_nnu_net() -> None:
 )
 def test_what_is_in_no_registry_is_one_line(config: dict[str, Any], weight: Any, message: str) -> None:
     with pytest.raises(AuxjaxError, match=message) as error:
-        make(config, {"a": weight})
+        own_weights(choose(config).schedule, {"a": weight})
     assert "\n" not in str(error.value)
 
 

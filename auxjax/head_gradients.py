@@ -1,0 +1,155 @@
+"""One forward pass, the gradient of each of K losses, and one update made of them by a weighting that looks at them.
+
+The gradients of the trunk go to the weighting. A head's own parameters get its own loss's gradient as it is, and so do
+the model's parameters that main alone reaches; a layer above a tap gets nothing from the head there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from auxjax.gradients import Pass, apply, own_weights, psum, shares_of, signals
+from auxjax.held_out import held_out, hold_out
+from auxjax.pullbacks import Pullbacks, pullbacks, reached
+from auxjax.state import Batch, TrainState
+from auxjax.tap_gradients import tap_gradients
+from auxjax.trunk import KINDS, named, trunk_names, unnamed
+from auxjax.weighting.protocol import Signals, Update, combine, gramian_of
+
+# By path: a gradient's arrays, only those that its loss reaches.
+Named = Mapping[str, jax.Array]
+
+
+class Trunk(NamedTuple):
+    """The trunk's arrays by path, and which arrays of the model each of the K losses reaches."""
+
+    names: tuple[str, ...]
+    reach: tuple[Mapping[str, bool], ...]
+
+
+def head_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: str | None = None) -> Pass:
+    """One forward pass, K pullbacks, and their combination: its trunk is `program.trunk`.
+
+    "sequential" pullbacks cost each only the layers below their tap, and K gradients are kept until they are
+    combined; "vmapped" ones run as one, their Gramian is added up array by array, and one more weighted pullback
+    follows.
+    """
+    program = state.program
+    if program.trunk == "taps":
+        return tap_gradients(state, batch, key, axis_name)
+    batch, held = hold_out(batch) if "held_out" in program.weighting.needs else (batch, None)
+    passes = pullbacks(lambda params: losses_of(state, params, batch, key, axis_name), state.params)
+    losses = psum(jnp.stack(passes.values), axis_name)
+    trunk = find_trunk(program.trunk, passes)
+    given = signals(state, losses)
+    if held is not None:
+        given = given._replace(held_out=held_out(state, trunk.names, batch, held, key, axis_name))
+    models, heads = (_vmapped if program.pullbacks == "vmapped" else _sequential)(state, passes, trunk, axis_name)
+    update, weighting_state = decide(state, _looked_at(given, trunk, models, program.weighting.needs))
+    if update.direction is None and (program.pullbacks == "vmapped" or program.trunk not in KINDS):
+        model = _pulled_again(state, passes, trunk, models, update, axis_name)
+    else:
+        model = _combined(state.params["model"], trunk, models, update)
+    statistics, hits = passes.extras
+    grads = {"model": model, "heads": heads}
+    return Pass(losses, own_weights(state) * update.weights, weighting_state, grads, statistics, hits)
+
+
+def losses_of(
+    state: TrainState, params: Any, batch: Batch, key: jax.Array, axis_name: str | None
+) -> tuple[tuple[jax.Array, ...], Any]:
+    """Returns this device's shares of the K losses, one scalar each, and what else the pass leaves."""
+    outputs, updates = apply(state, params, state.statistics, batch, key)
+    return shares_of(state, batch, outputs, updates, axis_name)
+
+
+def find_trunk(kind: str, passes: Pullbacks) -> Trunk:
+    """Returns the trunk of that kind (`trunk.trunk_names`) for these K losses."""
+    reach = tuple(named(reached(passes, k)["model"]) for k in range(len(passes.values)))
+    return Trunk(trunk_names(kind, reach), reach)
+
+
+def trunk_of(program: Any, variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
+    """Returns shapes of the trunk's parameters by path, for `create_state`; `batch` may be of shapes."""
+
+    def trace(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
+        statistics = {c: v for c, v in variables.items() if c != "params"}
+        state = TrainState(
+            jnp.zeros((), jnp.int32), variables["params"], statistics, (), (), None, jax.random.key(0), program
+        )
+        passes = pullbacks(lambda params: losses_of(state, params, batch, state.key, None), state.params)
+        arrays = named(variables["params"]["model"])
+        return {name: arrays[name] for name in find_trunk(program.trunk, passes).names}
+
+    return {} if program.trunk == "taps" else jax.eval_shape(trace, variables, batch)
+
+
+def _sequential(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: str | None) -> tuple[list[Named], Any]:
+    scales = own_weights(state)
+    grads = [passes.pull(k, scales[k]) for k in range(len(passes.values))]
+    models = [
+        {name: array for name, array in named(grad["model"]).items() if reach[name]}
+        for grad, reach in zip(grads, trunk.reach, strict=True)
+    ]
+    # A head's parameters are reached by its own loss alone, so the sum only fills the tree.
+    heads = jax.tree.map(lambda *arrays: sum(arrays), *(grad["heads"] for grad in grads))
+    return psum((models, heads), axis_name)
+
+
+def _vmapped(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: str | None) -> tuple[list[Named], Any]:
+    scales = own_weights(state)
+    size = len(passes.values)
+    stacked = jax.vmap(lambda row: passes.together(tuple(row[k] for k in range(size))))(jnp.diag(scales))
+    arrays = named(stacked["model"])
+    models = [{n: arrays[n][k] for n in arrays if trunk.reach[k][n]} for k in range(size)]
+    return psum((models, jax.tree.map(lambda x: x.sum(0), stacked["heads"])), axis_name)
+
+
+def _looked_at(given: Signals, trunk: Trunk, models: Sequence[Named], needs: frozenset[str]) -> Signals:
+    """Adds to the signals what the weighting asks for of the trunk's K gradients."""
+    within = [{name: model[name] for name in trunk.names if name in model} for model in models]
+    if "gramian" in needs:
+        given = given._replace(gramian=gramian_of(within))
+    if "gradients" in needs:
+        like = {name: models[0][name] for name in trunk.names}
+        full = tuple({n: model.get(n, jnp.zeros_like(x)) for n, x in like.items()} for model in within)
+        given = given._replace(gradients=full)
+    return given
+
+
+def _combined(like: Any, trunk: Trunk, models: Sequence[Named], update: Update) -> Any:
+    """Returns the model's gradient: the direction in the trunk, weighted sums elsewhere, main's own as it is."""
+    result = {}
+    for name, array in named(like).items():
+        reaching = [k for k, model in enumerate(models) if name in model]
+        if update.direction is not None and name in trunk.names:
+            result[name] = update.direction[name].astype(array.dtype)
+        elif reaching in ([], [0]):
+            result[name] = models[0].get(name, jnp.zeros_like(array))
+        else:
+            result[name] = combine(
+                jnp.stack([update.weights[k] for k in reaching]), tuple(models[k][name] for k in reaching)
+            )
+    return unnamed(like, result)
+
+
+def _pulled_again(
+    state: TrainState, passes: Pullbacks, trunk: Trunk, models: Sequence[Named], update: Update, axis_name: str | None
+) -> Any:
+    """Returns the same from one more pullback, of the weighted sum, so that K gradients need not be kept."""
+    weights = own_weights(state) * update.weights
+    total = psum(passes.together(tuple(weights[k] for k in range(len(passes.values))))["model"], axis_name)
+    shared = {name for reach in trunk.reach[1:] for name, reaches in reach.items() if reaches}
+    kept = {name: x if name in shared else models[0].get(name, x) for name, x in named(total).items()}
+    return unnamed(total, kept)
+
+
+def decide(state: TrainState, given: Signals) -> tuple[Update, Any]:
+    """Returns the weighting's update and new state; nothing that it does is differentiated."""
+    constants = jax.tree.map(jax.lax.stop_gradient, given._replace(held_out=None))
+    update, new = state.program.weighting.update(constants._replace(held_out=given.held_out), state.weighting_state)
+    return update._replace(weights=jnp.broadcast_to(update.weights, own_weights(state).shape)), new

@@ -1,0 +1,98 @@
+"""Weightings by name, and what a config says of one: its parameters, its trunk, and what goes around it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from auxjax.errors import AuxjaxError, unknown
+from auxjax.weighting import compose
+from auxjax.weighting.protocol import CONSTANT, Method, Weighting
+from auxjax.weighting.static import SCHEDULES, own_weights
+
+METHODS: dict[str, Method] = {}
+NAMES = (*SCHEDULES, "depth_decay", *METHODS)
+
+# What a method's section may say beside the method's own parameters.
+_AROUND: dict[str, Any] = {
+    "schedule": {"name": "constant"},  # multiplies every head's own weight, before the method sees losses and gradients
+    "trunk": "shared",  # shared, shallowest, taps, or the path of a submodule
+    "pullbacks": "sequential",  # or vmapped
+    "normalize": "native",  # or main, sum_one, sum_k: what the weights are divided by
+    "warm_up_steps": 0,  # with weights of 1
+    "every_steps": 1,  # decided anew so often, held in between
+    "ema": 0.0,  # decay of the average over the weights
+}
+_CHOICES = {"pullbacks": ("sequential", "vmapped"), "normalize": compose.CONVENTIONS}
+
+
+class Chosen(NamedTuple):
+    """What a config's weighting section asks for: the schedule over the heads' own weights, and the method."""
+
+    schedule: Mapping[str, Any]
+    weighting: Weighting
+    trunk: str
+    pullbacks: str
+
+
+def choose(config: Mapping[str, Any]) -> Chosen:
+    """Returns what `{"name": a schedule or a method, its parameters}` says.
+
+    A method's section may also have `schedule`, `trunk`, `pullbacks`, `normalize`, `warm_up_steps`, `every_steps` and
+    `ema`. Raises AuxjaxError for an unknown name or parameter, and for a value of another kind or out of range.
+    """
+    name = config.get("name", "")
+    if not isinstance(name, str) or name not in NAMES:
+        raise unknown("weighting", str(name), NAMES)
+    if name not in METHODS:
+        return Chosen(config, CONSTANT, "shared", "sequential")
+    given = {key: value for key, value in config.items() if key != "name"}
+    around = {key: given.pop(key, default) for key, default in _AROUND.items()}
+    _check_around(around, name)
+    check_parameters(METHODS[name].make, given, f"weighting {name!r}", also=tuple(_AROUND))
+    weighting = compose.normalized(METHODS[name].make(**given), around["normalize"])
+    if around["ema"]:
+        weighting = compose.ema(weighting, around["ema"])
+    if around["every_steps"] > 1:
+        weighting = compose.every(weighting, around["every_steps"])
+    if around["warm_up_steps"]:
+        weighting = compose.warm_up(CONSTANT, weighting, around["warm_up_steps"])
+    return Chosen(around["schedule"], weighting, around["trunk"], around["pullbacks"])
+
+
+def check_parameters(factory: Any, fields: Mapping[str, Any], what: str, also: tuple[str, ...] = ()) -> None:
+    """Raises AuxjaxError for a parameter that `factory` does not take, or that is not of its default's kind."""
+    valid = inspect.signature(factory).parameters
+    for key, value in fields.items():
+        if key not in valid:
+            raise unknown(f"parameter of {what}", key, [*valid, *also])
+        _check_kind(value, valid[key].default, f"parameter {key} of {what}")
+
+
+def _check_kind(value: Any, default: Any, what: str) -> None:
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    if number and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
+        raise AuxjaxError(f"{what} must be a finite number, not {value!r}")
+    if isinstance(default, int) and number and not isinstance(value, int):
+        raise AuxjaxError(f"{what} must be a whole number, not {value!r}")
+    if not number and type(value) is not type(default):
+        raise AuxjaxError(f"{what} must be a {type(default).__name__}, as in {default!r}, not {value!r}")
+
+
+def _check_around(around: Mapping[str, Any], name: str) -> None:
+    for key, value in around.items():
+        what = f"{key} of weighting {name!r}"
+        if key == "schedule":
+            if not isinstance(value, Mapping):
+                raise AuxjaxError(f"{what} is a section such as {{'name': 'linear_decay'}}, not {value!r}")
+            own_weights(value, {})
+            continue
+        _check_kind(value, _AROUND[key], what)
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise unknown(what, value, _CHOICES[key])
+    if not 0 <= around["ema"] < 1:
+        raise AuxjaxError(f"ema={around['ema']} of weighting {name!r} must be in [0, 1)")
+    if around["every_steps"] < 1 or around["warm_up_steps"] < 0:
+        raise AuxjaxError(f"weighting {name!r}: every_steps must be at least 1 and warm_up_steps at least 0")
