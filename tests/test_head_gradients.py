@@ -247,7 +247,7 @@ def test_held_out_gradient_and_hessian_are_those_of_the_losses() -> None:
 @pytest.mark.parametrize("trunk", ["shared", "taps"])
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_eight_devices_give_the_gradients_and_the_gramian_of_one(mode: str, trunk: str) -> None:
-    seen: dict[str, Any] = {}
+    seen: dict[int, Any] = {}
     method = Weighting(
         lambda names, trunk: jnp.zeros((3, 3)), lambda s, _: (Update(jnp.ones(3)), s.gramian), frozenset({"gramian"})
     )

@@ -94,16 +94,16 @@ def warm_up(first: Weighting, then: Weighting, steps: int) -> Weighting:
             return _in_form(decided, form, signals), state.first, inner
 
         is_first = signals.step < steps
-        decided, *states = jax.lax.cond(is_first, use_first, use_then)
-        return decided, Switched(*states, is_first)
+        decided, first_state, then_state = jax.lax.cond(is_first, use_first, use_then)
+        return decided, Switched(first_state, then_state, is_first)
 
     def finish(signals: Signals, state: Switched) -> Switched:
-        states = jax.lax.cond(
+        first_state, then_state = jax.lax.cond(
             state.is_first,
             lambda: (_finished(first, signals, state.first), state.then),
             lambda: (state.first, _finished(then, signals, state.then)),
         )
-        return Switched(*states, state.is_first)
+        return Switched(first_state, then_state, state.is_first)
 
     return _composed(init, update, finish, first, then)
 

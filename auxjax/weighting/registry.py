@@ -8,11 +8,35 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from auxjax.errors import AuxjaxError, unknown
-from auxjax.weighting import compose
+from auxjax.weighting import (
+    asymmetric,
+    balanced,
+    bandits,
+    compose,
+    decomposition,
+    directions,
+    gradnorm,
+    gramian,
+    loss_based,
+    policy,
+    priority,
+    scalarized,
+    spectral,
+    surgery,
+)
 from auxjax.weighting.protocol import CONSTANT, Method, Weighting
 from auxjax.weighting.static import SCHEDULES, own_weights
 
-METHODS: dict[str, Method] = {}
+# By what they look at and what they are made for; the README's table is in this order.
+FAMILIES: dict[str, dict[str, Method]] = {
+    "losses alone": {**loss_based.METHODS, **scalarized.METHODS},
+    "gradients, symmetric": {**gramian.METHODS, **spectral.METHODS, **surgery.METHODS, **gradnorm.METHODS},
+    "gradients, main first": {
+        **asymmetric.METHODS, **directions.METHODS, **balanced.METHODS, **decomposition.METHODS, **priority.METHODS,
+    },
+    "controllers": {**bandits.METHODS, **policy.METHODS},
+}  # fmt: skip
+METHODS: dict[str, Method] = {name: method for family in FAMILIES.values() for name, method in family.items()}
 NAMES = (*SCHEDULES, "depth_decay", *METHODS)
 
 # What a method's section may say beside the method's own parameters.

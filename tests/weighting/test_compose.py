@@ -37,8 +37,7 @@ def counting() -> Weighting:
 
 
 def first_gradient(signals: Signals, state: Any) -> tuple[Update, Any]:
-    assert signals.gradients is not None
-    return Update(jnp.asarray([5.0, 0.0, 0.0]), combine(jnp.asarray([5.0]), signals.gradients[:1])), state
+    return Update(jnp.asarray([5.0, 0.0, 0.0]), combine(jnp.asarray([5.0]), (signals.gradients or ())[:1])), state
 
 
 DIRECTED = Weighting(no_state, first_gradient, frozenset({"gradients"}))
@@ -61,25 +60,20 @@ COMPOSED = {
     "chain": chain(fixed(1.0, 0.3, 0.2), famo(), rlw()),
     "warm_up": warm_up(uncertainty(0.1), dwa(window_steps=3), 7),
     "warm_up into a direction": warm_up(gls(), DIRECTED, 7),
-    "ema": ema(famo(), 0.7),
-    "every": every(famo(), 3),
-    "normalized": normalized(rlw(), "sum_k"),
-    "nested": normalized(every(ema(chain(CONSTANT, excess_mtl(0.3)), 0.5), 2), "main"),
+    "all the others": normalized(every(ema(chain(CONSTANT, famo()), 0.5), 3), "main"),
 }
 
 
-@pytest.mark.parametrize("inner", [famo(), dwa(window_steps=4), excess_mtl(0.3), rlw()], ids=["famo", "dwa", "x", "rlw"])
-def test_identities(inner: Weighting) -> None:
-    plain = run(inner)
-    for same in (chain(inner), chain(inner, CONSTANT), ema(inner, 0.0), every(inner, 1), normalized(inner, "native")):
+def test_identities() -> None:
+    inner, plain = famo(), run(famo())
+    for same in (chain(inner, CONSTANT), ema(inner, 0.0), every(inner, 1), normalized(inner, "native")):
         assert np.array_equal(run(same), plain)
     assert np.array_equal(run(warm_up(CONSTANT, inner, 0)), plain)
     assert np.array_equal(run(warm_up(inner, CONSTANT, STEPS)), plain)
 
 
 def test_a_constant_one_before_another_changes_nothing() -> None:
-    for inner in (famo(), excess_mtl(0.3)):
-        assert np.array_equal(run(chain(CONSTANT, inner)), run(inner))
+    assert np.array_equal(run(chain(CONSTANT, excess_mtl(0.3))), run(excess_mtl(0.3)))
 
 
 def test_a_chain_is_associative() -> None:
@@ -93,11 +87,8 @@ def test_a_later_weighting_of_a_chain_sees_the_weighted_losses() -> None:
     factors = np.array([1.0, 0.3, 2.0])
     scaled = rolled(famo(), LOSSES * factors, AFTER * factors)[0]
     assert np.allclose(run(chain(fixed(*factors), famo())), scaled * factors, rtol=1e-9)
-    # Reciprocals undo what came before, so twice is once.
     assert np.allclose(run(chain(fixed(*factors), scale_invariant())), 1 / LOSSES, rtol=1e-9)
-    # The average rate does not look at the losses, which the second window of DWA does.
-    gradients = GRADIENTS * factors[:, None]
-    expected = rolled(excess_mtl(0.3), LOSSES, gradients=gradients)[0] * factors
+    expected = rolled(excess_mtl(0.3), LOSSES, gradients=GRADIENTS * factors[:, None])[0] * factors
     assert np.allclose(run(chain(fixed(*factors), excess_mtl(0.3))), expected, rtol=1e-9)
 
 
@@ -110,7 +101,8 @@ def test_a_chain_scales_every_signal_and_keeps_the_held_out_loss() -> None:
         return Update(jnp.ones(K)), state
 
     held_out = HeldOut(lambda d: (jnp.float32(7), d), lambda w, v: (w, v), jnp.float32(0.1))
-    chained = chain(fixed(1.0, 0.5, 4.0), Weighting(no_state, look, finish=lambda s, state: seen.append(s) or state))
+    looking = Weighting(no_state, look, finish=lambda signals, state: look(signals, state)[1])
+    chained = chain(fixed(1.0, 0.5, 4.0), looking)
     signals = signals_at(3, held_out=held_out)
     update, state = chained.update(signals, chained.init(NAMES, None))
     assert chained.finish is not None
@@ -122,7 +114,7 @@ def test_a_chain_scales_every_signal_and_keeps_the_held_out_loss() -> None:
         assert np.allclose(found.gramian, gramian_of(found.gradients), rtol=1e-5)
         assert found.held_out is not None and np.allclose(found.held_out.hessian(jnp.ones(K), 2)[0], factors)
         assert found.held_out.gradient(1)[0] == 7
-        assert not np.array_equal(jax.random.key_data(found.key), jax.random.key_data(signals.key))
+        assert found.key is not None and found.key != signals.key
     assert seen[0].losses_after is None and np.allclose(np.asarray(seen[1].losses_after), factors)
 
 
@@ -155,26 +147,21 @@ def test_a_warm_up_into_a_direction_starts_with_the_weighted_sum() -> None:
     for step, weights in ((0, [1.0, 2.0, 3.0]), (1, [5.0, 0.0, 0.0])):
         signals = signals_at(step)
         update, state = switched.update(signals, state)
-        assert signals.gradients is not None
-        expected = combine(jnp.asarray(weights), signals.gradients)
+        expected = combine(jnp.asarray(weights), signals.gradients or ())
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), update.direction, expected)
         assert np.allclose(update.weights, weights)
 
 
 def test_an_average_starts_at_the_first_weights_and_is_that_of_torchjd() -> None:
-    expected, drawn = [], run(rlw())
-    for weights in drawn:
-        expected.append(0.8 * expected[-1] + 0.2 * weights if expected else weights)
+    drawn = run(rlw())
+    expected = [drawn[0]]
+    for weights in drawn[1:]:
+        expected.append(0.8 * expected[-1] + 0.2 * weights)
     assert np.allclose(run(ema(rlw(), 0.8)), expected, rtol=1e-12)
     torch = pytest.importorskip("torch")
     aggregation = pytest.importorskip("torchjd.aggregation")
     inner = iter(torch.tensor(drawn))
-
-    class Drawn(aggregation.MeanWeighting):
-        def forward(self, matrix: Any) -> Any:
-            return next(inner)
-
-    peer = aggregation.CRMOGMWeighting(Drawn(), alpha=0.8)
+    peer = aggregation.CRMOGMWeighting(lambda matrix: next(inner), alpha=0.8)
     assert np.allclose([np.asarray(peer(torch.ones(K, 2))) for _ in drawn], expected, rtol=1e-12)
 
 
