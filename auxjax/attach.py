@@ -72,12 +72,13 @@ class Attached:
     def apply(
         self, variables: Variables, *inputs: Any, train: bool, heads: Collection[str] | None = None,
         rngs: Mapping[str, Any] | None = None, mutable: bool | str | Sequence[str] = False,
-        step: Any = None, method: str | None = None, **kwargs: Any,
+        step: Any = None, feedback: Mapping[str, Any] | None = None, method: str | None = None, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """Returns `{"main": ..., name: ...}` when training and `{"main": ...}`, with no head computed, when not.
 
         `variables` has both halves; `heads` names those to compute in place of that rule, so that a head can be
-        evaluated; `step` is needed by a head whose gradient stops from or until a step. With `mutable`, returns
+        evaluated; `step` is needed by a head whose gradient stops from or until a step; `feedback` multiplies, by
+        head, the gradient that goes into the tap and not that of the head's own parameters. With `mutable`, returns
         `(outputs, updates)`, the updates in halves too.
         """
         names = _active(self.heads, heads, train)
@@ -95,6 +96,8 @@ class Attached:
         halves: dict[str, Any] = {c: {"model": v, "heads": {}} for c, v in updates.items() if c in collections}
         for name in names:
             value = _gate(pick(updates.get("intermediates", {}), self.heads[name].at), self.heads[name], name, step)
+            if feedback is not None:
+                value = _scale_gradient(value, feedback[name])
             outputs[name], changed = self._apply_head(name, variables, value, train, rngs, collections)
             for collection, update in changed.items():
                 halves.setdefault(collection, {"model": {}, "heads": {}})["heads"][name] = update
@@ -207,3 +210,8 @@ def _gate(value: jax.Array, head: Head, name: str, step: Any) -> jax.Array:
     (kind, limit), = head.stop_gradient.items()  # fmt: skip
     stopped = step >= limit if kind == "from_steps" else step < limit
     return jnp.where(stopped, jax.lax.stop_gradient(value), value)
+
+
+def _scale_gradient(value: jax.Array, factor: Any) -> jax.Array:
+    """Returns the very bits of `value`, through which gradients go multiplied by `factor`."""
+    return value + (jnp.asarray(factor, value.dtype) - 1) * (value - jax.lax.stop_gradient(value))

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 from jax.extend.core import JaxprEqn, jaxprs_in_params
 
+from auxjax import ops
+
 # vmap(block), jvp(block) and the like: what JAX writes around the scopes that a transform encloses.
 _TRANSFORM = re.compile(r"\w+\(|\)")
 
@@ -24,7 +26,8 @@ def count(function: Callable[..., Any], *args: Any) -> dict[str, float]:
     the body of a `while` with an unknown number of rounds once. Linen names a scope for every call of a submodule.
     `args` may be arrays or shape structs; nothing is computed. The sum over the values is the whole function's.
     """
-    with nn.override_named_call(True):
+    # In the form that is fast on a CPU a depthwise convolution is elementwise.
+    with nn.override_named_call(True), ops.library_form():
         closed = jax.make_jaxpr(function)(*args)
     return of_equations(closed.jaxpr.eqns)
 

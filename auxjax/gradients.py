@@ -89,13 +89,20 @@ def forward(
 
 
 def apply(
-    state: TrainState, params: Any, statistics: Any, batch: Batch, key: jax.Array, also: tuple[str, ...] = ()
+    state: TrainState,
+    params: Any,
+    statistics: Any,
+    batch: Batch,
+    key: jax.Array,
+    also: tuple[str, ...] = (),
+    feedback: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, jax.Array], Any]:
     """Returns the outputs of main and the heads, and every collection that the pass changed, and those in `also`."""
     program = state.program
     result: tuple[dict[str, jax.Array], Any] = program.attached.apply(
         {"params": params, **statistics}, *(batch[name] for name in program.inputs), train=True, heads=program.names,
         rngs={"dropout": key}, mutable=(*(tuple(statistics) or ("batch_stats",)), *also), step=state.step,
+        feedback=feedback,
     )  # fmt: skip
     return result
 

@@ -50,13 +50,37 @@ def head_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: s
         given = given._replace(held_out=held_out(state, trunk.names, batch, held, key, axis_name))
     models, heads = (_vmapped if program.pullbacks == "vmapped" else _sequential)(state, passes, trunk, axis_name)
     update, weighting_state = decide(state, _looked_at(given, trunk, models, program.weighting.needs))
-    if update.direction is None and (program.pullbacks == "vmapped" or program.trunk not in KINDS):
+    looks = program.weighting.needs & {"gramian", "gradients"}
+    kept = looks and program.pullbacks == "sequential" and program.trunk in KINDS
+    if update.direction is None and not kept:
         model = _pulled_again(state, passes, trunk, models, update, axis_name)
     else:
         model = _combined(state.params["model"], trunk, models, update)
     statistics, hits = passes.extras
     grads = {"model": model, "heads": heads}
     return Pass(losses, own_weights(state) * update.weights, weighting_state, grads, statistics, hits)
+
+
+def resting_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: str | None = None) -> Pass:
+    """One weighted backward pass under the weights that are held, for the steps that are not due.
+
+    As under `head_gradients`, a head's weight acts on the gradient that goes into its tap, not on its own parameters.
+    """
+    rest, scales = state.program.weighting.rest, own_weights(state)
+    assert rest is not None
+    update, weighting_state = rest.update(signals(state, None), state.weighting_state)
+    weights = jnp.broadcast_to(update.weights, scales.shape)
+    feedback = {name: weights[k] for k, name in enumerate(state.program.names, start=1)}
+
+    def shares(params: Any) -> tuple[jax.Array, Any]:
+        outputs, updates = apply(state, params, state.statistics, batch, key, feedback=feedback)
+        values, extras = shares_of(state, batch, outputs, updates, axis_name)
+        return jnp.stack(values), extras
+
+    values, pullback, (statistics, hits) = jax.vjp(shares, state.params, has_aux=True)
+    (grads,) = pullback((scales * weights.at[1:].set(1)).astype(values.dtype))
+    losses, grads = psum((values, grads), axis_name)
+    return Pass(losses, scales * weights, weighting_state, grads, statistics, hits)
 
 
 def losses_of(

@@ -34,8 +34,8 @@ class ImportReport:
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.loaded} arrays loaded"]
-        lines += [f"  initial values kept: {name}" for name in self.reinitialised]
-        lines += [f"  left in the file: {name}" for name in self.dropped]
+        for what, names in (("initial values kept", self.reinitialised), ("left in the file", self.dropped)):
+            lines += [f"  {what}: {', '.join(names)}"] if names else []
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -49,7 +49,7 @@ def import_weights(
     are). The file is `.safetensors`, or `.pth` read with torch's `weights_only`, which runs no code; `{"model":
     ...}` and `{"state_dict": ...}` around the tensors and `module.` before their names are taken off. Every array
     of the model must be in the file and every tensor of the file in the model, apart from `reinitialise`:
-    submodules (`fc`) or heads by name, which keep their initial values. A head is imported where torchvision has it
+    submodules (`fc`), arrays (`pos_embedding`) or heads by name, which keep their initial values. A head is imported where torchvision has it
     at that tap and the file holds it; the file's other heads are dropped. torchvision never trained GoogLeNet's
     heads, so those are left out unless `heads=True`; `heads=False` leaves out every head. Raises AuxjaxError for a
     file that is damaged, holds code, or is of another network, naming the first array that differs.
@@ -70,7 +70,9 @@ def import_weights(
         else:
             kept.append(f"head {name}")
     if any(key.startswith("aux1.") for key in tensors) and heads is None:
-        notes.append("torchvision never trained GoogLeNet's auxiliary heads; heads=True takes them over nevertheless")
+        notes.append(
+            "torchvision never trained GoogLeNet's auxiliary heads; import_weights(heads=True) takes them over"
+        )
     loading = [(owner, entry) for owner, entry in wanted if owner or not _in(entry.path, reinitialise)]
     dropped = _check_tensors(tensors, [entry for _, entry in wanted], loading, bare, str(path))
     result = _place(variables, tensors, loading, halves, str(path))
@@ -153,18 +155,24 @@ def _one_line(error: Exception) -> str:
 
 
 def _check_names(reinitialise: Collection[str], own: list[Entry], model: nn.Module | Attached) -> list[str]:
-    """Returns the submodules to reinitialise; raises AuxjaxError for a name that is neither a submodule nor a head."""
+    """Returns what of the model to reinitialise; raises AuxjaxError for a name that is nothing of it and no head."""
     names = set(model.heads) if isinstance(model, Attached) else set()
-    modules = {"/".join(parts[1:i]) for parts in (e.path.split("/") for e in own) for i in range(2, len(parts))}
+    modules = {"/".join(parts[1:i]) for parts in (e.path.split("/") for e in own) for i in range(2, len(parts) + 1)}
     for name in reinitialise:
         if name not in names | modules:
-            raise AuxjaxError(f"nothing to reinitialise is called {name!r}{nearest(name, [*names, *modules])}")
+            here = sorted({e.path.split("/")[1] for e in own if any(k.startswith(f"{name}.") for k in e.keys)})
+            hint = f"; torchvision's {name} is {', '.join(here)} here" if here else nearest(name, [*names, *modules])
+            raise AuxjaxError(f"nothing to reinitialise is called {name!r}{hint or f'; valid: {_top(own)}'}")
     return [name for name in reinitialise if name not in names]
+
+
+def _top(own: list[Entry]) -> str:
+    return ", ".join(dict.fromkeys(entry.path.split("/")[1] for entry in own))
 
 
 def _in(path: str, modules: Iterable[str]) -> bool:
     inner = path.partition("/")[2]
-    return any(inner.startswith(f"{module}/") for module in modules)
+    return any(f"{inner}/".startswith(f"{module}/") for module in modules)
 
 
 def _check_tensors(
@@ -190,17 +198,20 @@ def _place(
     """Returns the variables with the tensors in place; raises AuxjaxError for a shape that differs."""
     new: dict[str, np.ndarray] = {}
     flat = dict(_flat(variables))
+    differing: dict[str, str] = {}
     for owner, entry in loading:
         collection, _, inner = entry.path.partition("/")
         half = (f"heads/{owner}/" if owner else "model/") if halves else ""
         full = f"{collection}/{half}{inner}"
         shape = entry.torch_shape(flat[full].shape)
-        for key in entry.keys:
-            if tensors[key].shape != shape:
-                shapes = f"{list(tensors[key].shape)} in the file and {list(shape)} in this network"
-                module = owner or inner.split("/")[0]
-                raise AuxjaxError(f"{path}: {key} is {shapes}; reinitialise=({module!r},) would leave it out")
-        new[full] = entry.from_torch(tensors)
+        wrong = [key for key in entry.keys if tensors[key].shape != shape]
+        if not wrong:
+            new[full] = entry.from_torch(tensors)
+        for key in wrong:
+            shapes = f"{list(tensors[key].shape)} in the file and {list(shape)} in this network"
+            differing.setdefault(owner or inner.rpartition("/")[0] or inner, f"{key} is {shapes}")
+    if differing:
+        raise AuxjaxError(f"{path}: {next(iter(differing.values()))}; {_way_out(list(differing))}")
 
     def leaf(key_path: Any, value: Any) -> Any:
         full = "/".join(str(key.key) for key in key_path)
@@ -208,6 +219,12 @@ def _place(
 
     result: dict[str, Any] = jax.tree_util.tree_map_with_path(leaf, dict(variables))
     return result
+
+
+def _way_out(modules: list[str]) -> str:
+    if len(modules) > 4:
+        return f"{len(modules)} modules differ, so the file is of another network"
+    return f"reinitialise={tuple(modules)!r} would leave {'it' if len(modules) == 1 else 'them'} out"
 
 
 def _flat(variables: Any) -> list[tuple[str, Any]]:

@@ -85,8 +85,13 @@ def create_state(program: Program, variables: Mapping[str, Any], key: jax.Array,
         params=params,
         statistics={collection: value for collection, value in variables.items() if collection != "params"},
         opt_state=program.optimizer.init(params),
-        weighting_state=program.weighting.init(("main", *program.names), trunk),
+        weighting_state=jax.tree.map(_strong, program.weighting.init(("main", *program.names), trunk)),
         ema_params=jax.tree.map(jnp.copy, params) if program.ema_decay else None,
         key=key,
         program=program,
     )
+
+
+def _strong(array: jax.Array) -> jax.Array:
+    """Returns the array without JAX's weak type, that of Python's numbers, which a step would not give back."""
+    return array if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else jnp.asarray(array, array.dtype)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from auxjax.gradients import Pass, accumulated_gradients, gradients, look_back, pmean, psum
-from auxjax.head_gradients import head_gradients
+from auxjax.gradients import Pass, accumulated_gradients, gradients, look_back, pmean, psum, signals
+from auxjax.head_gradients import head_gradients, resting_gradients
 from auxjax.losses import head_losses
 from auxjax.metrics import head_metrics
 from auxjax.state import Batch, Main, Metrics, Program, TrainState, create_state
@@ -48,9 +48,20 @@ def train_step(state: TrainState, batch: Batch, *, axis_name: str | None = None)
 
 def _backward(program: Program) -> Callable[..., Pass]:
     """Returns the cheapest backward pass that gives the weighting what it needs."""
-    if program.weighting.needs & {"gramian", "gradients", "held_out"}:
+    if not program.weighting.needs & {"gramian", "gradients", "held_out"}:
+        return gradients if program.accumulate == 1 else accumulated_gradients
+    rest = program.weighting.rest
+    if rest is None:
         return head_gradients
-    return gradients if program.accumulate == 1 else accumulated_gradients
+
+    def due_or_not(state: TrainState, batch: Batch, key: jax.Array, axis_name: str | None) -> Pass:
+        def branch(function: Callable[..., Pass]) -> Callable[[], Pass]:
+            return lambda: function(state, batch, key, axis_name)
+
+        due = rest.due(signals(state, None), state.weighting_state)
+        return jax.lax.cond(due, branch(head_gradients), branch(resting_gradients))
+
+    return due_or_not
 
 
 def eval_step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> dict[str, dict[str, jax.Array]]:

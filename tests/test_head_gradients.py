@@ -15,13 +15,14 @@ import auxjax
 from auxjax import ops, parallel
 from auxjax.errors import AuxjaxError
 from auxjax.gradients import gradients
-from auxjax.head_gradients import head_gradients, losses_of, trunk_of
+from auxjax.head_gradients import head_gradients, losses_of, resting_gradients, trunk_of
 from auxjax.heads import Head
 from auxjax.held_out import held_out, hold_out
 from auxjax.pullbacks import pullbacks, reached
 from auxjax.step import Program, TrainState, create_state, train_step
 from auxjax.trunk import named, unnamed
 from auxjax.weighting import Signals, Update, Weighting
+from auxjax.weighting.compose import every
 from auxjax.weighting.protocol import CONSTANT, no_state
 from tests import small
 
@@ -262,3 +263,33 @@ def test_eight_devices_give_the_gradients_and_the_gramian_of_one(mode: str, trun
         )
         seen[devices] = parallel.fetch_state(where, state)
     close((seen[8].params, seen[8].weighting_state), (seen[1].params, seen[1].weighting_state))
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_a_step_that_is_not_due_holds_the_weights_and_is_the_same_update(mode: str) -> None:
+    """Under weights that do not depend on the gradients, looking every third step must change nothing."""
+    fixed = Weighting(no_state, lambda s, state: (Update(jnp.array([1.0, 0.5, 0.0])), state), frozenset({"gramian"}))
+    ends = []
+    for weighting in (fixed, every(fixed, 3)):
+        program = program_of(weighting=weighting)
+        where = parallel.layout(mode, 1)
+        step = parallel.compile_train(where, _plain_step)
+        state = parallel.place_state(where, state_of(program))
+        for _ in range(3):
+            state, metrics = step(state, None, parallel.place_batch(where, small.batch(32)))
+        ends.append((parallel.fetch_state(where, state).params, parallel.fetch_metrics(where, metrics)))
+    close(ends[1], ends[0])
+    assert float(ends[1][1]["weight/aux1"]) == pytest.approx(0.15)
+
+
+def _plain_step(state: TrainState, _: Any, batch: Any, axis_name: str | None = None) -> Any:
+    return train_step(state, batch, axis_name=axis_name)
+
+
+def test_a_step_that_is_not_due_has_one_backward_pass() -> None:
+    program = program_of(weighting=every(LOOKS, 4))
+    state, batch = state_of(program), small.batch()
+    resting = jax.jit(resting_gradients).lower(state, batch, state.key).as_text().count("stablehlo.convolution")
+    plain = jax.jit(gradients).lower(state, batch, state.key).as_text().count("stablehlo.convolution")
+    looking = jax.jit(head_gradients).lower(state, batch, state.key).as_text().count("stablehlo.convolution")
+    assert resting == plain < looking

@@ -1,4 +1,4 @@
-"""Weightings made of weightings: in a row, one after another, averaged, held, and brought to a common scale."""
+"""Weightings made of weightings: in a row, one after another, averaged, and held."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from auxjax.errors import AuxjaxError, unknown
-from auxjax.weighting.protocol import Signals, Update, Weighting, combine
-
-CONVENTIONS = ("native", "main", "sum_one", "sum_k")
+from auxjax.errors import AuxjaxError
+from auxjax.weighting.protocol import Rest, Signals, Update, Weighting, combine
 
 
 class Chained(NamedTuple):
@@ -60,7 +58,7 @@ def chain(*weightings: Weighting) -> Weighting:
                 raise AuxjaxError(f"weighting {index - 1} of a chain gives a direction, not weights: put it last")
             factors.append(factor.astype(state.factors[index].dtype))
             decided, inner = weighting.update(_under(signals, factor, index), inner)
-            factor, direction = factor * _each(decided.weights, factor), decided.direction
+            factor, direction = factor * each(decided.weights, factor), decided.direction
             states.append(inner)
         return Update(factor, direction), Chained(tuple(states), tuple(factors))
 
@@ -124,14 +122,15 @@ def ema(weighting: Weighting, decay: float = 0.9) -> Weighting:
         average = jnp.where(state.age < 0, weights, decay * state.weights + (1 - decay) * weights)
         return Update(average), Wrapped(inner, average, jnp.zeros_like(state.age))
 
-    return _wrapping(weighting, update)
+    return wrapping(weighting, update)
 
 
 def every(weighting: Weighting, steps: int) -> Weighting:
     """Returns the weighting computed anew at steps divisible by `steps` and when first used, and held in between.
 
-    Its state moves only when it is computed. A direction belongs to the gradients of its own step and is not held: an
-    AuxjaxError. The state holds the weighting's, the weights, and their age.
+    Its state moves only when it is computed, and the step then costs what a plain one does (`Rest`). A direction
+    belongs to the gradients of its own step and is not held: an AuxjaxError. The state holds the weighting's, the
+    weights, and their age.
     """
     if steps < 1:
         raise AuxjaxError(f"steps of every must be at least 1, not {steps!r}")
@@ -141,41 +140,16 @@ def every(weighting: Weighting, steps: int) -> Weighting:
             decided, inner = weighting.update(signals, state.inner)
             return Wrapped(inner, _weights_only(decided, "every", state.weights), jnp.zeros_like(state.age))
 
-        due = (signals.step % steps == 0) | (state.age < 0)
-        new = jax.lax.cond(due, compute, lambda: state._replace(age=state.age + 1))
+        new = jax.lax.cond(due(signals, state), compute, lambda: state._replace(age=state.age + 1))
         return Update(new.weights), new
 
-    return _wrapping(weighting, update)
+    def due(signals: Signals, state: Wrapped) -> jax.Array:
+        return (signals.step % steps == 0) | (state.age < 0)
 
+    def hold(signals: Signals, state: Wrapped) -> tuple[Update, Wrapped]:
+        return Update(state.weights), state._replace(age=state.age + 1)
 
-def normalized(weighting: Weighting, convention: str) -> Weighting:
-    """Returns the weighting with its weights and its direction divided by one positive number.
-
-    "native": 1. "main": max(w_0, A / (10 K)), A = sum_k |w_k|: main's weight is 1, and less only where the method gives
-    main under a tenth of the mean weight; no weight exceeds 10 K. "sum_one": max(sum_k w_k, A / 10): weights without a
-    sign sum to 1. "sum_k": the same over K. Where that is not positive (all weights zero) nothing changes. The state
-    holds the weighting's and its native weights. Raises AuxjaxError for another convention.
-    """
-    if convention not in CONVENTIONS:
-        raise unknown("convention of weights", convention, CONVENTIONS)
-
-    def update(signals: Signals, state: Wrapped) -> tuple[Update, Wrapped]:
-        decided, inner = weighting.update(signals, state.inner)
-        native = _each(decided.weights, state.weights)
-        divisor = _divisor(native, convention)
-        direction = jax.tree.map(lambda d: d / divisor.astype(d.dtype), decided.direction)
-        new = Wrapped(inner, native.astype(state.weights.dtype), jnp.zeros_like(state.age))
-        return Update(native / divisor, direction), new
-
-    return _wrapping(weighting, update)
-
-
-def _divisor(weights: jax.Array, convention: str) -> jax.Array:
-    magnitude, size = jnp.sum(jnp.abs(weights)), len(weights)
-    total = jnp.maximum(jnp.sum(weights), magnitude / 10)
-    main = jnp.maximum(weights[0], magnitude / (10 * size))
-    divisor = {"native": jnp.ones_like(main), "main": main, "sum_one": total, "sum_k": total / size}[convention]
-    return jnp.where(divisor > jnp.finfo(weights.dtype).tiny, divisor, 1.0)
+    return wrapping(weighting, update)._replace(rest=Rest(due, hold))
 
 
 def _composed(init: Callable[..., Any], update: Callable[..., Any], finish: Any, *parts: Weighting) -> Weighting:
@@ -183,7 +157,9 @@ def _composed(init: Callable[..., Any], update: Callable[..., Any], finish: Any,
     return Weighting(init, update, needs, finish if any(part.finish for part in parts) else None)
 
 
-def _wrapping(weighting: Weighting, update: Callable[[Signals, Wrapped], tuple[Update, Wrapped]]) -> Weighting:
+def wrapping(weighting: Weighting, update: Callable[[Signals, Wrapped], tuple[Update, Wrapped]]) -> Weighting:
+    """Returns the weighting with `update` around its own and `Wrapped` around its state."""
+
     def init(names: tuple[str, ...], trunk: Any) -> Wrapped:
         return Wrapped(weighting.init(names, trunk), jnp.ones(len(names)), jnp.asarray(-1, jnp.int32))
 
@@ -199,7 +175,8 @@ def _finished(weighting: Weighting, signals: Signals, state: Any) -> Any:
     return weighting.finish(signals, state) if weighting.finish else state
 
 
-def _each(weights: jax.Array, like: jax.Array) -> jax.Array:
+def each(weights: jax.Array, like: jax.Array) -> jax.Array:
+    """Returns the weights as K of them."""
     # A weighting that does not know K gives a scalar for all.
     return jnp.broadcast_to(weights, like.shape)
 
@@ -207,7 +184,7 @@ def _each(weights: jax.Array, like: jax.Array) -> jax.Array:
 def _weights_only(decided: Update, name: str, like: jax.Array) -> jax.Array:
     if decided.direction is not None:
         raise AuxjaxError(f"{name} takes weights, and this weighting gives a direction: leave {name} out")
-    return _each(decided.weights, like).astype(like.dtype)
+    return each(decided.weights, like).astype(like.dtype)
 
 
 def _under(signals: Signals, factor: jax.Array, index: int) -> Signals:

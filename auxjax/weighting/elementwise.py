@@ -16,18 +16,20 @@ from auxjax.errors import AuxjaxError
 from auxjax.weighting.active_set import quotient
 from auxjax.weighting.directions import gradients_in, wide
 from auxjax.weighting.protocol import Method, Signals, Update, Weighting, combine, inner, no_state
+from auxjax.weighting.scalarized import unless_alone
 
-# From [K, ...] values of one parameter tensor and a key to the factors [K, ...] that they are multiplied by.
-Factors = Callable[[jax.Array, jax.Array], jax.Array]
+# From the values [K, ...] of one parameter tensor, and a key where there is one, to the factors [K, ...] on them.
+Factors = Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
 def grad_drop(leak: float = 0.0, main_leak: float = 0.0) -> Weighting:
     """Gradient sign dropout: keeps in every coordinate the gradients of one sign, drawn by how pure that sign is.
 
     P = sum_k max(g_k, 0) / sum_k |g_k| = (1 + sum_k g_k / sum_k |g_k|) / 2, coordinate by coordinate; with probability
-    P the positive gradients pass the gate (M_k = 1[g_k > 0]), else the negative ones. d = sum_k (l_k + (1 - l_k) M_k)
-    g_k, where l_k is `main_leak` for main and `leak` for the others: with `main_leak` 1 the whole of g_0 is in d. In the
-    mean over draws without a leak, d = sum_k |g_k| (P 1[g_k > 0] - (1 - P) 1[g_k < 0]). No state.
+    P the positive gradients pass the gate (M_k = 1[g_k > 0]), else the negative ones: M_k = 1[g_k < 0].
+    d = sum_k (l_k + (1 - l_k) M_k) g_k, where the leak l_k is `main_leak` for main and `leak` for the others: with
+    `main_leak` 1 all of g_0 is in d. Without a leak its mean is sum_k |g_k| (P 1[g_k > 0] - (1 - P) 1[g_k < 0]). No
+    state.
 
     Chen et al. 2020, arXiv 2010.06808, algorithm 1, with f the identity. Deviation: the paper masks the gradients by
     the activations of one layer, with the signs of these; here they are the trunk's parameters' own gradients, as in
@@ -37,7 +39,8 @@ def grad_drop(leak: float = 0.0, main_leak: float = 0.0) -> Weighting:
         if not 0 <= value <= 1:
             raise AuxjaxError(f"{name} of grad_drop must be between 0 and 1, not {value!r}")
 
-    def factors(values: jax.Array, key: jax.Array) -> jax.Array:
+    def factors(values: jax.Array, key: jax.Array | None) -> jax.Array:
+        assert key is not None
         purity = quotient(jnp.maximum(values, 0).sum(axis=0), jnp.abs(values).sum(axis=0))
         positive = jax.random.uniform(key, purity.shape, purity.dtype) < purity
         passed = jnp.where(jnp.broadcast_to(positive, values.shape), values > 0, values < 0)
@@ -60,7 +63,7 @@ def trimmed_mean(trim: int = 1) -> Weighting:
     if trim < 0:
         raise AuxjaxError(f"trim of trimmed_mean must be at least 0, not {trim!r}")
 
-    def factors(values: jax.Array, key: jax.Array) -> jax.Array:
+    def factors(values: jax.Array, key: jax.Array | None) -> jax.Array:
         size = len(values)
         cut = min(trim, (size - 1) // 2)
         ordered = jnp.sort(values, axis=0)
@@ -83,18 +86,18 @@ def _elementwise(factors: Factors) -> Weighting:
     def update(signals: Signals, state: Any) -> tuple[Update, Any]:
         gradients = gradients_in(signals)
         leaves, structure = jax.tree.flatten(gradients[0])
-        key = jax.random.key(0) if signals.key is None else signals.key
+        keys = [None] * len(leaves) if signals.key is None else jax.random.split(signals.key, len(leaves))
         rows = zip(*(jax.tree.leaves(g) for g in gradients), strict=True)
-        changed = [_changed(factors, row, k) for row, k in zip(rows, jax.random.split(key, len(leaves)), strict=True)]
+        changed = [_changed(factors, row, key) for row, key in zip(rows, keys, strict=True)]
         trees = [structure.unflatten([leaf[k] for leaf in changed]) for k in range(len(gradients))]
         shares = [quotient(inner(a, g), inner(g, g)) for a, g in zip(trees, gradients, strict=True)]
         weights = jnp.stack(shares)
-        return Update(weights, combine(jnp.ones_like(weights), trees)), state
+        return Update(unless_alone(weights), combine(jnp.ones_like(weights), trees)), state
 
     return Weighting(no_state, update, frozenset({"gradients"}))
 
 
-def _changed(factors: Factors, row: tuple[jax.Array, ...], key: jax.Array) -> jax.Array:
+def _changed(factors: Factors, row: tuple[jax.Array, ...], key: jax.Array | None) -> jax.Array:
     values = jnp.stack(row)
     values = values.astype(wide(values))
     return (factors(values, key) * values).astype(row[0].dtype)

@@ -1,7 +1,7 @@
 """Symmetric methods that solve a convex problem over the Gramian G of the K trunk gradients g_0 (main), ..., g_{K-1}.
 
-n_k = ||g_k||. A main loss without company always has the weight 1. What each method makes of gradients that balance
-each other out is in `quadratic.py`, which has the solvers.
+n_k = ||g_k||. A main loss without company always has the weight 1. A direction is 0, and so are its weights, where the
+gradients that it is made of balance each other out within rounding: ||d||^2 <= 10 units of rounding (sum w_k n_k)^2.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ def of_gramian(weights: Callable[[jax.Array], jax.Array]) -> Weighting:
     return Weighting(no_state, update, frozenset({"gramian"}))
 
 
+def unless_balanced(weights: jax.Array, gramian: jax.Array) -> jax.Array:
+    """Returns the weights, or 0 where rounding is all that is left of the gradients' weighted sum."""
+    terms = weights @ jnp.sqrt(jnp.maximum(jnp.diag(gramian), 0.0))
+    rounding = 10 * jnp.finfo(gramian.dtype).eps * terms**2
+    return jnp.where(weights @ gramian @ weights > rounding, weights, 0.0)
+
+
 def mgda(normalizer: str = "none") -> Weighting:
     """Multiple-gradient descent: d is the shortest vector in the convex hull of the gradients, after normalisation.
 
     w = v / c, v = argmin ||sum v_k g_k / c_k||^2 on the simplex, with c = 1 ("none"), n ("l2"), the losses ("loss") or
-    their products ("loss+"). g_k . d >= c_k ||d||^2 for every k: no loss rises, to first order. With "none" the weights
-    sum to 1, and a zero gradient makes d = 0. No state.
+    their products ("loss+"). g_k . d >= c_k ||d||^2 for every k: no loss rises, to first order. A zero gradient makes
+    d = 0. No state.
 
     Sener & Koltun 2018, arXiv 1810.04650, section 3.2. Deviations: the solution is exact, not Frank-Wolfe's; and d is
     made of the normalised gradients, as in LibMTL, where the authors' code takes v for the plain ones, with which
@@ -55,7 +62,8 @@ def mgda(normalizer: str = "none") -> Weighting:
         if "loss" in normalizer:
             by = by * bounded_losses(signals)
         normalized = quotient(quotient(gramian, by.reshape(-1, 1)), by.reshape(1, -1))
-        return Update(unless_alone(quotient(simplex_minimum(normalized), by))), state
+        weights = quotient(simplex_minimum(normalized), by)
+        return Update(unless_alone(unless_balanced(weights, gramian))), state
 
     return Weighting(no_state, update, needs)
 
@@ -91,7 +99,8 @@ def upgrad(regularisation: float = 1e-4) -> Weighting:
 
     def weights(gramian: jax.Array) -> jax.Array:
         lower = jnp.eye(len(gramian), dtype=gramian.dtype) / len(gramian)
-        return jax.vmap(box_minimum, in_axes=(None, 0))(_regular(gramian, regularisation), lower).sum(axis=0)
+        found = jax.vmap(box_minimum, in_axes=(None, 0))(_regular(gramian, regularisation), lower).sum(axis=0)
+        return unless_balanced(found, gramian)
 
     return of_gramian(weights)
 
@@ -108,7 +117,8 @@ def dual_proj(regularisation: float = 1e-4) -> Weighting:
     _check_regularisation("dual_proj", regularisation)
 
     def weights(gramian: jax.Array) -> jax.Array:
-        return box_minimum(_regular(gramian, regularisation), jnp.full_like(gramian[0], 1 / len(gramian)))
+        found = box_minimum(_regular(gramian, regularisation), jnp.full_like(gramian[0], 1 / len(gramian)))
+        return unless_balanced(found, gramian)
 
     return of_gramian(weights)
 
@@ -127,7 +137,7 @@ def nash_mtl(max_norm: float = 0.0) -> Weighting:
         raise AuxjaxError(f"max_norm of nash_mtl must be at least 0, not {max_norm!r}")
 
     def weights(gramian: jax.Array) -> jax.Array:
-        found = nash(gramian, jnp.ones_like(gramian[0]))
+        found = unless_balanced(nash(gramian, jnp.ones_like(gramian[0])), gramian)
         if not max_norm:
             return found
         length = jnp.sqrt(jnp.maximum(found @ gramian @ found, 0.0))
@@ -147,7 +157,7 @@ def fair_grad(alpha: float = 2.0) -> Weighting:
     """
     if not alpha > 0:
         raise AuxjaxError(f"alpha of fair_grad must be above 0, not {alpha!r}")
-    return of_gramian(lambda gramian: fair(gramian, alpha))
+    return of_gramian(lambda gramian: unless_balanced(fair(gramian, alpha), gramian))
 
 
 def _regular(gramian: jax.Array, regularisation: float) -> jax.Array:
@@ -166,7 +176,7 @@ METHODS: dict[str, Method] = {
     "mgda": Method(
         mgda,
         "Sener & Koltun 2018, arXiv 1810.04650, section 3.2",
-        _DESCENT | {"sum_one"},
+        _DESCENT,
         "LibMTL (clips two weights), TorchJD (Frank-Wolfe)",
     ),
     "cagrad": Method(

@@ -58,19 +58,31 @@ def no_state(names: tuple[str, ...], trunk: Any) -> tuple[()]:
     return ()
 
 
+class Rest(NamedTuple):
+    """The steps between two decisions: `due(signals, state)` says whether to decide, `update` holds what was decided.
+
+    Both know the step alone, so that a step that is not due costs no more than a plain one.
+    """
+
+    due: Callable[[Signals, Any], jax.Array]
+    update: Callable[[Signals, Any], tuple[Update, Any]]
+
+
 class Weighting(NamedTuple):
     """`init(names, trunk) -> state` and `update(signals, state) -> (Update, state)`, main first.
 
     `names` are those of the K losses and `trunk` is the tree of the trunk's parameters, for states that hold gradients.
     The state is a pytree of arrays that is saved, resumed, vmapped and scanned with the training state, and keeps its
     shapes and dtypes. Main's weight is 1 by convention. `needs` names the signals without which `update` cannot run;
-    `finish(signals, state) -> state`, where there is one, runs after the step on `losses_after`.
+    `finish(signals, state) -> state`, where there is one, runs after the step on `losses_after`, and `rest` in place of
+    `update` at the steps that are not due.
     """
 
     init: Callable[[tuple[str, ...], Any], Any]
     update: Callable[[Signals, Any], tuple[Update, Any]]
     needs: frozenset[str] = frozenset()
     finish: Callable[[Signals, Any], Any] | None = None
+    rest: Rest | None = None
 
 
 def _ones(signals: Signals, state: Any) -> tuple[Update, Any]:
@@ -112,7 +124,8 @@ def inner(a: Any, b: Any) -> jax.Array:
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        return jnp.vdot(x.astype(wide), y.astype(wide))
+        # Accelerators round the factors of a float32 product to fewer bits unless asked not to.
+        return jnp.vdot(x.astype(wide), y.astype(wide), precision="highest")
 
     products = jax.tree.leaves(jax.tree.map(product, a, b))
     return sum(products, start=jnp.zeros((), jnp.float32))

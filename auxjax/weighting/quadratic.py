@@ -107,7 +107,7 @@ class _Bracket(NamedTuple):
     below: jax.Array
     side: jax.Array
     value: jax.Array
-    count: jax.Array
+    steps: jax.Array
     done: jax.Array
 
 
@@ -129,11 +129,11 @@ def _root(
         below = jnp.where(right, jnp.where(at.side > 0, at.below / 2, at.below), height)
         low, high = jnp.where(right, middle, at.low), jnp.where(right, at.high, middle)
         done = (jnp.abs(height) <= precision) | (high - low <= precision)
-        return _Bracket(low, high, above, below, jnp.where(right, 1, -1).astype(jnp.int32), value, at.count + 1, done)
+        return _Bracket(low, high, above, below, jnp.where(right, 1, -1).astype(jnp.int32), value, at.steps + 1, done)
 
     done = (above <= precision) | (high - low <= precision)
     start = _Bracket(low, high, above, jnp.minimum(below, 0.0), nothing, value, nothing, done)
-    return jax.lax.while_loop(lambda at: ~at.done & (at.count < MOST_STEPS), step, start).value
+    return jax.lax.while_loop(lambda at: ~at.done & (at.steps < MOST_STEPS), step, start).value
 
 
 def nash(gramian: jax.Array, preference: jax.Array) -> jax.Array:

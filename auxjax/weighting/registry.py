@@ -12,17 +12,23 @@ from auxjax.weighting import (
     asymmetric,
     balanced,
     bandits,
+    bilevel,
     compose,
     decomposition,
     directions,
+    elementwise,
     gradnorm,
     gramian,
+    implicit,
     loss_based,
+    normalize,
     policy,
     priority,
     scalarized,
     spectral,
+    stochastic,
     surgery,
+    tracked,
 )
 from auxjax.weighting.protocol import CONSTANT, Method, Weighting
 from auxjax.weighting.static import SCHEDULES, own_weights
@@ -34,6 +40,10 @@ FAMILIES: dict[str, dict[str, Method]] = {
     "gradients, main first": {
         **asymmetric.METHODS, **directions.METHODS, **balanced.METHODS, **decomposition.METHODS, **priority.METHODS,
     },
+    "gradients, by coordinate or tracked over steps": {
+        **elementwise.METHODS, **tracked.METHODS, **stochastic.METHODS,
+    },
+    "looking ahead on held-out examples": {**bilevel.METHODS, **implicit.METHODS},
     "controllers": {**bandits.METHODS, **policy.METHODS},
 }  # fmt: skip
 METHODS: dict[str, Method] = {name: method for family in FAMILIES.values() for name, method in family.items()}
@@ -49,7 +59,7 @@ _AROUND: dict[str, Any] = {
     "every_steps": 1,  # decided anew so often, held in between
     "ema": 0.0,  # decay of the average over the weights
 }
-_CHOICES = {"pullbacks": ("sequential", "vmapped"), "normalize": compose.CONVENTIONS}
+_CHOICES = {"pullbacks": ("sequential", "vmapped"), "normalize": normalize.CONVENTIONS}
 
 
 class Chosen(NamedTuple):
@@ -76,13 +86,14 @@ def choose(config: Mapping[str, Any]) -> Chosen:
     around = {key: given.pop(key, default) for key, default in _AROUND.items()}
     _check_around(around, name)
     check_parameters(METHODS[name].make, given, f"weighting {name!r}", also=tuple(_AROUND))
-    weighting = compose.normalized(METHODS[name].make(**given), around["normalize"])
+    weighting = normalize.normalized(METHODS[name].make(**given), around["normalize"])
     if around["ema"]:
         weighting = compose.ema(weighting, around["ema"])
-    if around["every_steps"] > 1:
-        weighting = compose.every(weighting, around["every_steps"])
     if around["warm_up_steps"]:
         weighting = compose.warm_up(CONSTANT, weighting, around["warm_up_steps"])
+    # Outermost, so that the steps in between need no gradients.
+    if around["every_steps"] > 1:
+        weighting = compose.every(weighting, around["every_steps"])
     return Chosen(around["schedule"], weighting, around["trunk"], around["pullbacks"])
 
 

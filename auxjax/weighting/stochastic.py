@@ -51,9 +51,9 @@ def sdmgrad(
 ) -> Weighting:
     """Direction-oriented descent: the least point of the gradients' hull, drawn towards their mean.
 
-    w <- argmin ||sum_k (w_k + strength / K) g_k||^2 on the simplex, by `iterations` steps of projected SGD with momentum
-    from the last w on the slope A (w + strength / K) / s^2, s the mean over k of sqrt(max(A_kk, 0)). The weights are
-    (w + strength / K) / (1 + strength): they sum to 1. The state holds w and the last gradients.
+    w <- argmin ||sum_k (w_k + strength / K) g_k||^2 on the simplex, by `iterations` steps of projected SGD with
+    momentum from the last w, the slope being A (w + strength / K) / s^2, s the mean over k of sqrt(max(A_kk, 0)). The
+    weights are (w + strength / K) / (1 + strength) and sum to 1. The state holds w and the last gradients.
 
     Xiao et al. 2023, NeurIPS (arXiv 2305.18409), algorithm 1 and section 6.1; `strength` is lambda, and the defaults
     are those of the authors' experiments, as in LibMTL and TorchJD. Deviations: the second sample is the last step's
@@ -90,9 +90,8 @@ def _double_sampled(weights: Any) -> Weighting:
         gradients = gradients_in(signals)
         products = _products(gradients, state.gradients)
         decided, new = weights(products, state.weights.astype(products.dtype))
-        kept = tuple(
-            jax.tree.map(lambda old, g: g.astype(old.dtype), *pair) for pair in zip(state.gradients, gradients, strict=True)
-        )
+        pairs = zip(state.gradients, gradients, strict=True)
+        kept = tuple(jax.tree.map(lambda old, g: g.astype(old.dtype), *pair) for pair in pairs)
         return Update(unless_alone(decided)), Sampled(kept, new.astype(state.weights.dtype))
 
     return Weighting(init, update, frozenset({"gradients"}))

@@ -1,4 +1,4 @@
-"""Methods that follow moving averages of the K trunk gradients, which the state holds: K trees as large as the trunk."""
+"""Methods that follow moving averages of the K trunk gradients: the state holds K trees as large as the trunk."""
 
 from __future__ import annotations
 
@@ -77,9 +77,8 @@ def db_mtl(decay: float = 0.9, power: float = 0.0) -> Weighting:
         rate = 1 - decay / count.astype(state.weights.dtype) ** power
         averages = _moved(state.gradients, gradients, rate, losses)
         lengths = jnp.stack([jnp.sqrt(inner(u, u)) for u in averages])
-        directions = [
-            jax.tree.map(lambda x, n=n: quotient(x, n.astype(x.dtype)), u) for u, n in zip(averages, lengths, strict=True)
-        ]
+        pairs = zip(averages, lengths, strict=True)
+        directions = [jax.tree.map(lambda x, n=n: quotient(x, n.astype(x.dtype)), u) for u, n in pairs]
         direction = combine(jnp.broadcast_to(lengths.max(), lengths.shape), directions)
         factors = quotient(lengths.max(), lengths) / losses.astype(lengths.dtype)
         weights = jnp.minimum(factors, LARGEST_FACTOR)

@@ -91,7 +91,7 @@ def test_mt_adam_does_not_see_the_scale_of_an_auxiliary_loss() -> None:
 
 @pytest.mark.parametrize("name", ["meta_balance", "mt_adam"])
 def test_a_gradient_that_vanishes_for_long_leaves_no_infinity(name: str) -> None:
-    gradients = np.repeat(steps(3, count=1), 1200, axis=0)
+    gradients = np.repeat(1e4 * steps(3, count=1), 1200, axis=0)
     gradients[1:, 0, 1] = 0
     gradients[1:, 1, 0] = 0
     gradients[-1, 1, 0] = 1

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from auxjax.errors import AuxjaxError
-from auxjax.weighting.compose import CONVENTIONS, chain, ema, every, normalized, warm_up
+from auxjax.weighting.compose import chain, ema, every, warm_up
 from auxjax.weighting.loss_based import dwa, excess_mtl, famo, rlw, uncertainty
+from auxjax.weighting.normalize import CONVENTIONS, normalized
 from auxjax.weighting.protocol import CONSTANT, HeldOut, Signals, Update, Weighting, combine, gramian_of, no_state
 from auxjax.weighting.scalarized import gls, scale_invariant
 from tests.weighting.steps import Array, losses_of, rolled

@@ -24,11 +24,14 @@ def test_attittud_is_the_decomposition_by_singular_vectors() -> None:
             unit = recent / np.linalg.norm(recent, axis=1).reshape(-1, 1)
             vectors = np.linalg.svd(unit, full_matrices=False)[2]
             main, *others = gradients[t, n]
-            expected = main.copy()
+            expected, shares = main.copy(), []
             for g in others:
                 p, q = vectors @ g, vectors @ main
                 factors = np.where(p * q > 0, WEIGHTS["helpful"], WEIGHTS["harmful"])
-                expected += WEIGHTS["orthogonal"] * (g - vectors.T @ p) + vectors.T @ (factors * p)
+                changed = WEIGHTS["orthogonal"] * (g - vectors.T @ p) + vectors.T @ (factors * p)
+                expected += changed
+                shares.append(changed @ g / (g @ g))
+            np.testing.assert_allclose(result.weights[t, n], [1, *shares], rtol=1e-6, atol=1e-6)
             np.testing.assert_allclose(result.directions[t, n], expected, rtol=1e-6, atol=1e-6)
 
 
@@ -47,11 +50,11 @@ def test_equal_weights_are_the_sum() -> None:
 
 def test_main_never_rises_also_where_the_basis_leaves_main_out() -> None:
     # Nine gradients along one line and one that is all but on it: its own direction is cut off.
-    draw = np.random.default_rng(0)
-    gradients = np.ones((10, 1, 3, 6)) * draw.standard_normal(6)
-    gradients[-1, 0, 0] += 0.02 * draw.standard_normal(6)
-    gradients[:, :, 1:] = 100 * draw.standard_normal((10, 1, 2, 6))
-    result = run(attittud(harmful=-1.0, basis=10), gradients)
+    line, aside = np.array([1.0, 1, 1, 1, 1, 1]), np.array([1.0, -1, 1, -1, 1, -1])
+    gradients = np.ones((10, 1, 3, 6)) * line
+    gradients[-1, 0, 0] += 0.02 * aside
+    gradients[-1, 0, 1:] = -100 * aside
+    result = run(attittud(basis=10), gradients)
     main, direction = gradients[-1, 0, 0], result.directions[-1, 0]
     assert main @ direction >= -1e-5 * np.linalg.norm(main) * np.linalg.norm(direction)
 

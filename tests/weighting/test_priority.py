@@ -32,17 +32,17 @@ def over_steps() -> tuple[Array, Array]:
     gradients[4:6, :, 2] = 0
     gradients[7, :, 1] = -gradients[7, :, 0]
     with jax.enable_x64(True):
-        return gradients, run(pcd(fraction=0.3, decay=0.9), gradients, np.float64).directions
+        return gradients, run(pcd(fraction=0.3, decay=0.9, epsilon=0.1), gradients, np.float64).directions
 
 
 def test_pcd_is_its_definition_over_steps() -> None:
     gradients, exact = over_steps()
-    single = run(pcd(fraction=0.3, decay=0.9), gradients).directions
+    single = run(pcd(fraction=0.3, decay=0.9, epsilon=0.1), gradients).directions
     for n in range(gradients.shape[1]):
         average = np.zeros(4)
         for t, rows in enumerate(gradients[:, n]):
             average = 0.9 * average + 0.1 * np.sum(rows**2, axis=1)
-            scaled = rows / np.sqrt(average / (1 - 0.9 ** (t + 1)) + 1e-8).reshape(-1, 1)
+            scaled = rows / np.sqrt(average / (1 - 0.9 ** (t + 1)) + 0.1).reshape(-1, 1)
             d = by_definition(scaled[0], scaled[1:], 0.3)
             d *= np.linalg.norm(rows[0]) / np.linalg.norm(d)
             np.testing.assert_allclose(exact[t, n], d, rtol=1e-7, atol=1e-8)
@@ -54,7 +54,7 @@ def test_pcd_is_that_of_torchjd() -> None:
     aggregation = pytest.importorskip("torchjd.aggregation")
     gradients, exact = over_steps()
     for n in range(gradients.shape[1]):
-        aggregator = aggregation.PCD(tau=0.3, beta=0.9)
+        aggregator = aggregation.PCD(tau=0.3, beta=0.9, eps=0.1)
         expected = [aggregator(torch.tensor(rows)).numpy() for rows in gradients[:, n]]
         np.testing.assert_allclose(exact[:, n], expected, rtol=1e-7, atol=1e-8)
 

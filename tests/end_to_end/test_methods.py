@@ -1,0 +1,69 @@
+"""Every method trains PlainNet and GoogLeNet for real, on Fashion-MNIST, on one device and on eight, and resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import auxjax
+from auxjax import cli, data
+from auxjax import config as configs
+from auxjax.weighting import METHODS
+
+pytestmark = [
+    pytest.mark.slow_study,
+    pytest.mark.skipif(
+        not Path("/usr/share/datasets/fashion-mnist").exists(), reason="dataset-fashion-mnist is missing"
+    ),
+]
+CONFIGS = Path(__file__).parents[2] / "configs"
+# By config: steps, the size of a batch, and how far main's loss falls in them under the slowest method.
+SHORT = {"plainnet_fashion_mnist": (40, 64), "googlenet_fashion_mnist": (12, 16)}
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("data"))
+    data.prepare("fashion_mnist", folder)
+    return folder
+
+
+def config_of(name: str, method: str, data_dir: str, devices: int) -> Any:
+    steps, batch_size = SHORT[name]
+    config = cli.load_config(CONFIGS / f"{name}.py")
+    config.weighting = {"name": method}
+    config.data.update(data_dir=data_dir, batch_size=batch_size, eval_batch_size=500, validation_examples=0)
+    config.optimizer.schedule.update(name="constant", **configs.durations("warmup"))
+    config.optimizer.learning_rate = 0.02
+    config.train.update(total_steps=steps, total_epochs=0.0, total_examples=0)
+    for prefix in ("eval", "checkpoint"):
+        config.train.update(configs.durations(prefix, steps=steps // 2))
+    config.train.update(configs.durations("log", steps=1))
+    config.train.keep_last = 2
+    config.parallel.num_devices = devices
+    return config
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SHORT)
+def test_it_trains_and_resumes_and_eight_devices_give_the_same(
+    name: str, method: str, fashion_mnist: str, tmp_path: Path
+) -> None:
+    one = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
+    losses = [record["loss/main"] for record in one.history if "weight/main" in record]
+    assert np.isfinite(losses).all() and np.mean(losses[-4:]) < np.mean(losses[:4])
+    newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
+    (tmp_path / "run" / "DONE").unlink()
+    newest.rename(tmp_path / "last")
+    again = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
+    jax.tree.map(np.testing.assert_array_equal, again.state.params, one.state.params)
+    eight = auxjax.train(config_of(name, method, fashion_mnist, 8), progress=False)
+    first = [
+        (r["loss/main"], e["loss/main"]) for r, e in zip(one.history, eight.history, strict=True) if "loss/main" in r
+    ]
+    # Rounding grows from step to step, and a gate or a bandit may go the other way.
+    np.testing.assert_allclose([a for a, _ in first[:5]], [b for _, b in first[:5]], rtol=1e-3)
