@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from auxjax import held_out, weighting
-from auxjax.config import base, duration, flatten, head, plain
+from auxjax.config import OPEN, base, duration, flatten, head, plain
 from auxjax.errors import AuxjaxError, nearest, unknown
 from auxjax.heads import HEADS
 from auxjax.losses import LOSSES, TAUGHT
@@ -22,8 +22,6 @@ from auxjax.weighting import schedule
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CACHES = ("device", "host")
-# Sections whose keys belong to what they name: a model's fields, the heads, a schedule's parameters.
-_OPEN = ("model", "heads", "weighting")
 _NOT_FOR_CONFIGS = ("parent", "name", "dtype", "param_dtype", "axis_name")
 _POSITIVE = (
     "data.batch_size", "data.eval_batch_size", "optimizer.accumulate", "optimizer.learning_rate", "optimizer.eps",
@@ -66,7 +64,7 @@ def _check_keys(given: dict[str, Any], reference: Mapping[str, Any], where: str)
             given[key] = _typed(given[key], default, where + key)
         elif not isinstance(given[key], Mapping):
             raise AuxjaxError(f"{where}{key} is a section, not {given[key]!r}")
-        elif where or key not in _OPEN:
+        elif where or key not in OPEN:
             _check_keys(given[key], default, f"{where}{key}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 import itertools
@@ -16,6 +17,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from auxjax.config import OPEN
 from auxjax.errors import AuxjaxError, unknown
 
 
@@ -61,8 +63,10 @@ def run(main: Callable[[], int | None], needs: tuple[str, ...] = ()) -> None:
 
 def _parse(needs: tuple[str, ...]) -> None:
     app.define_help_flags()
-    _check_config(_given(sys.argv[1:]))
+    added = _check_config(_given(sys.argv[1:]))
     try:
+        # ml_collections looks for overrides in sys.argv, whatever it is given.
+        sys.argv[:] = _without(sys.argv, added)
         rest = flags.FLAGS(sys.argv)[1:]
     except flags.Error as error:
         raise AuxjaxError(_one_line(error)) from None
@@ -71,6 +75,12 @@ def _parse(needs: tuple[str, ...]) -> None:
         raise AuxjaxError(f"config: {_one_line(error)}") from None
     if rest:
         raise AuxjaxError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
+    if added:
+        from auxjax.check import finalize
+
+        config: Any = flags.FLAGS["config"].value
+        _add(config, added)
+        finalize(config)  # says at once what is no parameter
     for name in needs:
         if not flags.FLAGS[name].present:
             example = "--config=configs/demo.py" if name == "config" else f"--{name}=..."
@@ -87,20 +97,57 @@ def _given(arguments: list[str]) -> dict[str, str]:
     return given
 
 
-def _check_config(given: dict[str, str]) -> None:
-    """Opens the config file before ml_collections does, which tells of its mistakes in whole tracebacks."""
+def _check_config(given: dict[str, str]) -> dict[str, str]:
+    """Opens the config file before ml_collections does, which tells of its mistakes in whole tracebacks.
+
+    Returns the flags of keys that a section of open keys (model, heads, weighting) does not have yet, which
+    ml_collections cannot add; whether they are parameters of what the section names is for `finalize` to say.
+    """
+    added: dict[str, str] = {}
     if "config" not in given:
-        return
+        return added
     path, _, argument = given["config"].partition(":")
     config = load_config(path, argument)
-    for name in given:
+    for name, value in given.items():
         section, where = config, ""
         for key in name.split(".")[1:]:
             if not hasattr(section, "keys"):
                 raise AuxjaxError(f"unknown config key {name.removeprefix('config.')!r}: {where[:-1]} is no section")
+            if key not in section and where.partition(".")[0] in OPEN:
+                added[name] = value
+                break
             if key not in section:
                 raise unknown("config key", where + key, [where + k for k in section])
             section, where = section[key], f"{where}{key}."
+    return added
+
+
+def _without(arguments: list[str], added: dict[str, str]) -> list[str]:
+    """Returns the command line less the flags in `added`, whose values may follow after a space."""
+    kept, skip = [], False
+    for argument in arguments:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        ours = argument.startswith("-") and name in added
+        if not ours and not skip:
+            kept.append(argument)
+        skip = ours and not equals
+    return kept
+
+
+def _add(config: Any, added: dict[str, str]) -> None:
+    """Sets new keys of a locked config; a value is a number, a bool or a tuple where it reads as one, else a string."""
+    with config.unlocked():
+        for name, text in added.items():
+            *sections, key = name.split(".")[1:]
+            section = config
+            for step in sections:
+                if step not in section:
+                    section[step] = {}
+                section = section[step]
+            try:
+                section[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                section[key] = {"true": True, "false": False}.get(text, text)
 
 
 def _no_file(path: Path) -> AuxjaxError:

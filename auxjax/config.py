@@ -11,6 +11,8 @@ import ml_collections
 
 from auxjax.errors import AuxjaxError, unknown
 
+# Sections whose keys belong to what they name: a model's fields, the heads, the parameters of a weighting.
+OPEN = ("model", "heads", "weighting")
 UNITS = ("steps", "epochs", "examples", "percent")
 
 

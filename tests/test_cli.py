@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_an_argument_of_the_config_file_and_overrides_meet(parse: Any) -> None:
         (["--config=nowhere/demo.py"], "no config file 'nowhere/demo.py'; there are: configs/demo.py"),
         (["--config=configs"], "no config file 'configs'; there are: configs/"),
         (["--config=configs/demo.py:smok"], "unknown config argument 'smok'; did you mean 'smoke'"),
-        (["--config=configs/demo.py", "--config.heads.aux1.wieght=1"], "ads.aux1.wieght'; did you mean 'heads.aux1.w"),
+        (["--config=configs/demo.py", "--config.heads.aux1.wieght=1"], "'wieght' of head 'aux1'; did you mean 'weight"),
         (["--config=configs/demo.py", "--config.data.batchsize", "3"], "'data.batchsize'; did you mean 'data.batch"),
         (["--config=configs/demo.py", "--config.seed.x=1"], "unknown config key 'seed.x': seed is no section"),
         (["--config=configs/demo.py", "--config.data.batch_size=ten"], "--config.data.batch_size=ten: invalid literal"),
@@ -114,7 +115,10 @@ def test_a_mistake_inside_a_config_file_is_one_line(text: str, message: str, tmp
     ("arguments", "message"),
     [
         (["--config=configs/demo.py:smoke", "--workdir=/proc/nowhere"], "error: workdir '/proc/nowhere' cannot be wr"),
-        (["--config=configs/demo.py:smoke", "--config.heads.aux1.wieght=0.5"], "error: unknown config key"),
+        (
+            ["--config=configs/demo.py:smoke", "--config.heads.aux1.wieght=0.5"],
+            "error: unknown key 'wieght' of head 'aux1'; did you mean 'weight'",
+        ),
     ],
 )
 def test_an_entry_point_ends_with_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -137,3 +141,14 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
             cli.run(main)
         assert ended.value.code == code
     assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_a_section_of_open_keys_takes_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = ["--config.weighting.name=gcs", "--config.weighting.trunk", "taps", "--config.weighting.soft=true"]
+    extra += ["--config.weighting.schedule.name=linear_decay", "--config.weighting.schedule.start=0.5"]
+    program = "import json; from auxjax import cli; c = cli.define_config(); cli.run(lambda: print(c.value.to_json()))"
+    command = [sys.executable, "-c", program, "--config=configs/demo.py", *extra]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    expected = {"name": "gcs", "trunk": "taps", "soft": True, "schedule": {"name": "linear_decay", "start": 0.5}}
+    assert json.loads(result.stdout)["weighting"] == expected

@@ -85,7 +85,7 @@ def cagrad(radius: float = 0.4) -> Weighting:
     return of_gramian(lambda gramian: (1 / len(gramian) + towards_the_worst(gramian, radius)) / (1 + radius))
 
 
-def upgrad(regularisation: float = 1e-4) -> Weighting:
+def upgrad(regularisation: float = 0.0) -> Weighting:
     """Unconflicting projection: d is the mean of the gradients, each projected on the cone that harms no loss.
 
     w = sum_i argmin {v'Hv : v >= e_i / K}, H = G / trace G + regularisation I. With `regularisation` 0 the i-th
@@ -93,7 +93,8 @@ def upgrad(regularisation: float = 1e-4) -> Weighting:
     them: no loss rises, to first order. With more of it weights stay bounded, and small gradients in conflict with
     large ones may be overruled. No state.
 
-    Quinton & Rey 2024, arXiv 2406.16232, equation 5. TorchJD is the authors'; its regularisation is 1e-4 too.
+    Quinton & Rey 2024, arXiv 2406.16232, equation 5. TorchJD is the authors'; its regularisation of 1e-4
+    lets a small main be overruled, so the default here is none.
     """
     _check_regularisation("upgrad", regularisation)
 
@@ -105,14 +106,14 @@ def upgrad(regularisation: float = 1e-4) -> Weighting:
     return of_gramian(weights)
 
 
-def dual_proj(regularisation: float = 1e-4) -> Weighting:
+def dual_proj(regularisation: float = 0.0) -> Weighting:
     """Dual projection: d is the mean gradient projected on the cone that harms no loss.
 
     w = argmin {v'Hv : v >= 1 / K}, H = G / trace G + regularisation I, which acts as in `upgrad`. Main has no
     precedence: in a conflict it gives way to the others as they do to it. No state.
 
     Lopez-Paz & Ranzato 2017 (GEM), arXiv 1706.08840, equation 11, applied to the mean as by Quinton & Rey 2024, arXiv
-    2406.16232, section 3. TorchJD agrees; its regularisation is 1e-4 too.
+    2406.16232, section 3. TorchJD agrees; its regularisation is 1e-4.
     """
     _check_regularisation("dual_proj", regularisation)
 
@@ -185,8 +186,15 @@ METHODS: dict[str, Method] = {
         frozenset(),
         "LibMTL (over 1 + c^2), TorchJD (no scale), nash-mtl (times K)",
     ),
-    "upgrad": Method(upgrad, "Quinton & Rey 2024, arXiv 2406.16232, equation 5", _SYMMETRIC, "TorchJD"),
-    "dual_proj": Method(dual_proj, "Lopez-Paz & Ranzato 2017, arXiv 1706.08840, equation 11", _SYMMETRIC, "TorchJD"),
+    "upgrad": Method(
+        upgrad, "Quinton & Rey 2024, arXiv 2406.16232, equation 5", _SYMMETRIC | _DESCENT, "TorchJD (regularised)"
+    ),
+    "dual_proj": Method(
+        dual_proj,
+        "Lopez-Paz & Ranzato 2017, arXiv 1706.08840, equation 11",
+        _SYMMETRIC | _DESCENT,
+        "TorchJD (regularised)",
+    ),
     "nash_mtl": Method(
         nash_mtl,
         "Navon et al. 2022, arXiv 2202.01017, algorithm 1",

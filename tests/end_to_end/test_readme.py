@@ -16,6 +16,7 @@ import pytest
 from auxjax.catalogue import NETWORKS, table
 from auxjax.heads import PRESETS
 from auxjax.models import MODELS
+from auxjax.weighting.table import table as weighting_table
 from tests.torch_models import import_torchvision
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def folder(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_readme_has_commands_and_examples() -> None:
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 7
     assert len(EXAMPLES) == 3
     assert "make demo" in README
     assert "make test" in README
@@ -80,6 +81,11 @@ def test_the_page_of_models_is_what_the_script_prints() -> None:
     assert page == table() + "\n"
     assert {name for name, *_ in NETWORKS.values()} == set(MODELS)
     assert {preset for *_, names in NETWORKS.values() for preset in names} == set(PRESETS)
+
+
+def test_the_page_of_methods_is_what_the_script_prints() -> None:
+    page = README.partition("<!-- methods: python experiments/methods.py -->\n")[2].partition("<!-- /methods -->")[0]
+    assert page == weighting_table() + "\n"
 
 
 def test_every_command_of_the_results_table_names_files_that_exist() -> None:
