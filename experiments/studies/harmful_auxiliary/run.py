@@ -22,6 +22,8 @@ from auxjax import cli
 OUTPUT = flags.DEFINE_string("output", "harmful_auxiliary.png", "The figure.")
 MAIN, ELSEWHERE, RATE, STEPS = np.array([1.0, -1.0]), np.array([-6.0, 3.0]), 0.02, 400
 TURNS = {"from halfway on": 200, "early": 20}
+# Nearer is as good as there.
+FLOOR = 1e-3
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f")
 
 
@@ -63,29 +65,31 @@ def distances(method: Any, turn: int) -> Any:
 
 
 def main() -> None:
-    """Prints how far from main's optimum each method ends, and draws the way there."""
+    """Prints how far from main's optimum each method ends, and draws it."""
     import matplotlib.pyplot as plt
 
     from auxjax.weighting.protocol import CONSTANT, Method
     from auxjax.weighting.registry import FAMILIES
 
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
-    print("| method | looks at | harmful from halfway on | harmful early |\n|---|---|---|---|")
     families = {"constant weight 1": {"constant": Method(lambda: CONSTANT, "")}, **FAMILIES}
+    rows = [(family, name, method) for family, methods in families.items() for name, method in methods.items()]
+    print("| method | looks at | harmful from halfway on | harmful early |\n|---|---|---|---|")
+    figure, axes = plt.subplots(figsize=(7.5, 9), layout="constrained")
     colours = dict(zip(families, ("black", *COLOURS), strict=True))
-    for family, methods in families.items():
-        for i, (name, method) in enumerate(methods.items()):
-            paths = [distances(method, turn) for turn in TURNS.values()]
-            for axes, path in zip(panels, paths, strict=True):
-                width = 2 if family.startswith("constant") else 0.8
-                axes.plot(path, color=colours[family], lw=width, label=family if i == 0 else None)
-            print(f"| {name} | {family} | {paths[0][-1]:.3f} | {paths[1][-1]:.3f} |")
-    for axes, (title, turn) in zip(panels, TURNS.items(), strict=True):
-        axes.set(xlabel="step", yscale="log", ylim=(1e-4, 20), title=f"harmful {title}")
-        axes.axvline(turn, color="grey", ls=":")
-    panels[0].set_ylabel("distance from main's optimum")
-    panels[0].legend(fontsize=8, loc="lower left")
-    figure.savefig(OUTPUT.value, dpi=75)
+    for row, (family, name, method) in enumerate(rows):
+        ends = [float(distances(method, turn)[-1]) for turn in TURNS.values()]
+        print(f"| {name} | {family} | {ends[0]:.3f} | {ends[1]:.3f} |")
+        label = family if name == next(iter(families[family])) else None
+        shown = [max(end, FLOOR) for end in ends]
+        axes.plot(shown, [row, row], color=colours[family], lw=0.8)
+        axes.scatter(shown[1:], [row], color=colours[family], s=22, label=label)
+        axes.scatter(shown[:1], [row], facecolors="white", edgecolors=colours[family], s=22, zorder=3)
+    axes.set_yticks(range(len(rows)), [name for _, name, _ in rows], fontsize=7)
+    axes.set(xscale="log", xlabel="distance from main's optimum (filled: harmful early; open: from halfway on)")
+    axes.invert_yaxis()
+    axes.grid(axis="y", lw=0.3)
+    figure.legend(fontsize=7, loc="outside lower center", ncols=3)
+    figure.savefig(OUTPUT.value, dpi=80)
 
 
 if __name__ == "__main__":
