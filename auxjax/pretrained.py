@@ -48,11 +48,11 @@ def import_weights(
     `model` is bare or attached, `variables` as its `init` makes them (they give shapes and dtypes, and stay as they
     are). The file is `.safetensors`, or `.pth` read with torch's `weights_only`, which runs no code; `{"model":
     ...}` and `{"state_dict": ...}` around the tensors and `module.` before their names are taken off. Every array
-    of the model must be in the file and every tensor of the file in the model, apart from `reinitialise`:
-    submodules (`fc`), arrays (`pos_embedding`) or heads by name, which keep their initial values. A head is imported where torchvision has it
-    at that tap and the file holds it; the file's other heads are dropped. torchvision never trained GoogLeNet's
-    heads, so those are left out unless `heads=True`; `heads=False` leaves out every head. Raises AuxjaxError for a
-    file that is damaged, holds code, or is of another network, naming the first array that differs.
+    of the model must be in the file and every tensor of the file in the model, apart from `reinitialise`: submodules
+    (`fc`), arrays (`pos_embedding`) or heads by name, which keep their initial values. A head is imported where
+    torchvision has it at that tap and the file holds it; the file's other heads are dropped. torchvision never
+    trained GoogLeNet's heads, so those are left out unless `heads=True`; `heads=False` leaves out every head. Raises
+    AuxjaxError for a file that is damaged, holds code, or is of another network, naming the first array that differs.
     """
     bare = model.model if isinstance(model, Attached) else model
     halves = isinstance(model, Attached)

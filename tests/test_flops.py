@@ -101,6 +101,12 @@ def test_convolutions(library: Any, fields: dict[str, Any], expected: int) -> No
     assert sum(of_module(library(6, **{"kernel_size": (3, 3)} | fields), x).values()) == 5 * expected
 
 
+@pytest.mark.parametrize("library", [Conv, nn.Conv])
+def test_a_depthwise_convolution_multiplies_each_channel_with_its_own_window(library: Any) -> None:
+    x = jax.ShapeDtypeStruct((5, 8, 8, 4), jnp.float32)
+    assert sum(of_module(library(4, (3, 3), feature_group_count=4), x).values()) == 5 * 2 * 8 * 8 * 4 * 3 * 3
+
+
 def test_a_transposed_convolution_multiplies_each_input_with_the_kernel_once() -> None:
     x = jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32)
     assert sum(of_module(nn.ConvTranspose(6, (2, 2), strides=(2, 2)), x).values()) == 2 * 8 * 8 * 4 * 2 * 2 * 6

@@ -103,14 +103,62 @@ def test_conv_is_nn_conv(size: Any, strides: Any, padding: Any, bits: int) -> No
         close(fast, library, 1e-6 if bits == 32 else 1e-14)
 
 
-def test_conv_in_a_scan_and_under_vmap_over_kernels() -> None:
+DEPTHWISE: list[dict[str, Any]] = [
+    {"kernel_size": (3, 3)}, {"kernel_size": (5, 5), "strides": 2}, {"kernel_size": (4, 5), "strides": (2, 1)},
+    {"kernel_size": (3, 3), "kernel_dilation": 2, "padding": 2}, {"kernel_size": (3, 2), "padding": ((0, 3), (-1, 1))},
+    {"kernel_size": (3, 3), "strides": 3, "padding": "VALID"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", DEPTHWISE)
+@pytest.mark.parametrize("bits", [32, 64])
+def test_depthwise_conv_is_nn_conv(fields: dict[str, Any], bits: int) -> None:
+    with jax.enable_x64(bits == 64):
+        dtype = jnp.float64 if bits == 64 else jnp.float32
+        x = jax.random.normal(jax.random.key(0), (2, 9, 10, 3), dtype)
+        fields = fields | {"features": 3, "feature_group_count": 3, "dtype": dtype, "param_dtype": dtype}
+        params = nn.Conv(**fields).init(jax.random.key(1), x)["params"]
+        ours, flax = (
+            both(lambda p, x, module=module: module.apply({"params": p}, x), params, x)[0]
+            for module in (ops.Conv(**fields), nn.Conv(**fields))
+        )
+        close(ours, flax, 1e-6 if bits == 32 else 1e-14)
+
+
+def test_depthwise_conv_on_a_cpu_is_no_convolution_and_its_gradient_has_a_forward_mode() -> None:
+    x, kernel = jax.random.normal(jax.random.key(0), (2, 6, 6, 4)), jnp.ones((3, 3, 1, 4))
+    convolve: Any = ops.Conv(4, (3, 3), feature_group_count=4, use_bias=False).apply
+
+    def apply(x: Any) -> Any:
+        return convolve({"params": {"kernel": kernel}}, x)
+
+    assert "convolution" not in jax.jit(apply).lower(x).as_text()
+    gradient = jax.grad(lambda x: (apply(x) ** 2).sum())
+    close(jax.jvp(gradient, (x,), (x,))[1], gradient(x), 1e-6)
+    with ops.library_form():
+        assert "feature_group_count = 4" in jax.jit(lambda x: apply(x)).lower(x).as_text()
+
+
+def test_depthwise_conv_in_half_precision_rounds_once() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 4), jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (7, 7, 1, 4), jnp.bfloat16)
+    convolve: Any = ops.Conv(4, (7, 7), feature_group_count=4, use_bias=False).apply
+    half = convolve({"params": {"kernel": kernel}}, x)
+    exact = convolve({"params": {"kernel": kernel.astype(jnp.float32)}}, x.astype(jnp.float32))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_conv_in_a_scan_and_under_vmap_over_kernels(groups: int) -> None:
     x, kernels = (
         jax.random.normal(jax.random.key(0), (2, 6, 6, 3)),
-        jax.random.normal(jax.random.key(1), (4, 3, 3, 3, 3)),
+        jax.random.normal(jax.random.key(1), (4, 3, 3, 3 // groups, 3)),
     )
 
     def apply(x: Any, k: Any) -> Any:
-        return ops.Conv(3, (3, 3), use_bias=False).apply({"params": {"kernel": k}}, x)
+        conv = ops.Conv(3, (3, 3), feature_group_count=groups, use_bias=False)
+        return conv.apply({"params": {"kernel": k}}, x)
 
     def scanned(x: Any, kernels: Any) -> Any:
         return lax.scan(lambda x, k: (jnp.tanh(apply(x, k)), None), x, kernels)[0]

@@ -15,7 +15,7 @@ import pytest
 import auxjax
 from auxjax.attach import Attached
 from auxjax.errors import AuxjaxError
-from auxjax.models import GoogLeNet, ResNet
+from auxjax.models import GoogLeNet, ResNet, ViT
 from auxjax.pretrained import import_weights, read_tensors, to_torchvision
 from auxjax.torch_names import head_entries
 
@@ -85,9 +85,40 @@ def test_a_classifier_of_other_classes_is_an_error_until_it_is_reinitialised(tmp
         import_weights(path, attached, before)
     after, report = import_weights(path, attached, before, reinitialise=("fc",))
     np.testing.assert_array_equal(after["params"]["model"]["fc"]["kernel"], before["params"]["model"]["fc"]["kernel"])
-    assert report.reinitialised == ("fc", "head aux")
+    assert report.reinitialised == ("fc", "head aux") and "initial values kept: fc, head aux\n" in f"{report}\n"
     with pytest.raises(AuxjaxError, match="nothing to reinitialise is called 'layer9'; did you mean 'layer"):
         import_weights(path, attached, before, reinitialise=("layer9",))
+    with pytest.raises(AuxjaxError, match=r"is called 'xyz'; valid: .*conv1.*fc"):
+        import_weights(path, attached, before, reinitialise=("xyz",))
+
+
+def test_every_module_that_differs_is_named_at_once_and_by_its_own_name(tmp_path: Path) -> None:
+    model = GoogLeNet(CLASSES, variant="torchvision")
+    variables = filled_bare(model)
+    state = to_torchvision(model, variables)
+    state["conv1.conv.weight"] = np.zeros((64, 1, 7, 7), np.float32)
+    state["fc.weight"], state["fc.bias"] = np.zeros((1000, 1024), np.float32), np.zeros(1000, np.float32)
+    path = saved(tmp_path, state)
+    with pytest.raises(AuxjaxError, match=r"reinitialise=\('conv1/conv', 'logits'\) would leave them out"):
+        import_weights(path, model, variables)
+    with pytest.raises(AuxjaxError, match="is called 'fc'; torchvision's fc is logits here"):
+        import_weights(path, model, variables, reinitialise=("conv1", "fc"))
+    _, report = import_weights(path, model, variables, reinitialise=("conv1/conv", "logits"))
+    assert report.loaded == len(jax.tree.leaves(variables)) - 3 and report.reinitialised == ("conv1/conv", "logits")
+    narrow = {key: value[..., :1] if value.ndim == 4 else value for key, value in state.items()}
+    with pytest.raises(AuxjaxError, match=r"\d\d modules differ, so the file is of another network"):
+        import_weights(saved(tmp_path, narrow), model, variables)
+
+
+def test_a_single_array_may_be_reinitialised(tmp_path: Path) -> None:
+    model = ViT(CLASSES, variant="S")
+    variables = filled_bare(model)
+    other = np.ones((1, 197, 384), np.float32)
+    path = saved(tmp_path, {**to_torchvision(model, variables), "encoder.pos_embedding": other})
+    with pytest.raises(AuxjaxError, match=r"reinitialise=\('pos_embedding',\) would leave it out"):
+        import_weights(path, model, variables)
+    _, report = import_weights(path, model, variables, reinitialise=("pos_embedding",))
+    assert report.reinitialised == ("pos_embedding",)
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "other"])

@@ -13,13 +13,12 @@ _HOW_TO_LOAD = {
 ```python
 from auxjax.export import load_folder
 
-config, model, variables = load_folder("FOLDER")
-x = (images / 255 - config["mean"]) / config["std"]  # images [B, H, W, C]
-logits = model.apply(variables, x.astype("float32"), train=False)
+config, model, variables = load_folder(".")
+logits = model.apply(variables, x, train=False)
 ```
 """,
     "stablehlo": """\
-`model.stablehlo`, with jax alone, on a CPU, a GPU or a TPU (`x` is float32 [B, H, W, C], normalised):
+`model.stablehlo`, with jax alone, on a CPU, a GPU or a TPU:
 
 ```python
 import jax
@@ -28,7 +27,7 @@ logits = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
 ```
 """,
     "onnx": """\
-`model.onnx`, with onnxruntime (`x` is float32 [B, H, W, C], normalised):
+`model.onnx`, with onnxruntime:
 
 ```python
 import onnxruntime
@@ -37,12 +36,15 @@ import onnxruntime
 ```
 """,
     "torchvision": """\
-`NAME_torchvision.safetensors`, into torchvision's network without auxiliary heads (torch has images [B, C, H, W]):
+`NAME_torchvision.safetensors`, with torchvision; `model` is its network of the same name and `num_classes=CLASSES`,
+without auxiliary heads, its first convolution for CHANNELS input channels:
 
 ```python
 import safetensors.torch
+import torch
 
 model.load_state_dict(safetensors.torch.load_file("NAME_torchvision.safetensors"))
+logits = model.eval()(torch.from_numpy(x).permute(0, 3, 1, 2))
 ```
 """,
 }
@@ -63,7 +65,6 @@ datasets:
 
 An image classifier: {shape} pixels to {classes} logits, {numbers:,} parameters and statistics.
 {trained} are not in these files.
-Pixels are divided by 255, less the mean {mean}, over the standard deviation {std}.
 
 ## How well it does
 
@@ -71,7 +72,13 @@ Pixels are divided by 255, less the mean {mean}, over the standard deviation {st
 
 ## How to load it
 
-{loads}
+In this folder, `images` being NumPy's [B, H, W, C] from 0 to 255:
+
+```python
+x = ((images / 255 - {mean}) / {std}).astype("float32")
+```
+
+{loads}{folded}
 ## How it was trained
 
 By auxjax {version}; what differs from its defaults:
@@ -84,13 +91,13 @@ By auxjax {version}; what differs from its defaults:
 
 def card(
     description: Mapping[str, Any], heads: Mapping[str, Any], overrides: Mapping[str, Any],
-    metrics: Mapping[str, float], formats: tuple[str, ...], numbers: int,
+    metrics: Mapping[str, float], formats: tuple[str, ...], numbers: int, *, folded: bool,
 ) -> str:  # fmt: skip
     """Returns README.md, with the front matter that model hubs read.
 
     `description` is config.json's content, `heads` the config's, `overrides` what is not as in the base config,
     `metrics` main's by name, empty where they were not measured at this step, `numbers` the count of parameters and
-    statistics.
+    statistics, `folded` whether BatchNorm is folded in the formats that hold a program.
     """
     name = description["model"]["name"]
     shape, classes = " x ".join(map(str, description["image_shape"])), description["num_classes"]
@@ -100,9 +107,14 @@ def card(
     table = (
         "\n".join(["| metric | value |", "| --- | --- |", *rows]) if rows else "No metrics were recorded at this step."
     )
-    loads = "\n".join(_HOW_TO_LOAD[kind].replace("NAME", name) for kind in formats)
+    places = {"NAME": name, "CLASSES": str(classes), "CHANNELS": str(description["image_shape"][-1])}
+    loads = "\n".join(_HOW_TO_LOAD[kind] for kind in formats)
+    for place, value in places.items():
+        loads = loads.replace(place, value)
+    programs = " and ".join(f"`model.{kind}`" for kind in formats if kind in ("stablehlo", "onnx"))
     return _CARD.format(
         name=name, dataset=description["dataset"], shape=shape, classes=classes, numbers=numbers, trained=trained,
         mean=description["mean"], std=description["std"], table=table, loads=loads,
         version=description["auxjax_version"], overrides=json.dumps(overrides, indent=1, sort_keys=True),
+        folded=f"\nIn {programs} BatchNorm is folded into the layers before it.\n" if folded and programs else "",
     )  # fmt: skip

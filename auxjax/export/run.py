@@ -63,7 +63,10 @@ def export_run(
             write_torchvision(temporary / f"{config['model']['name']}_torchvision.safetensors", net)
         kinds = tuple(name for name in FORMATS if name in formats)
         scores = _scores(folder, step)
-        text = card(description, config["heads"], run.overrides(config), scores, kinds, count(net.variables))
+        text = card(
+            description, config["heads"], _overrides(config), scores, kinds, count(net.variables),
+            folded=fold and "batch_stats" in net.variables,
+        )  # fmt: skip
         (temporary / CARD).write_text(text)
     return sorted(target.iterdir())
 
@@ -80,6 +83,12 @@ def check_formats(formats: Collection[str]) -> None:
         for package in packages:
             if importlib.util.find_spec(package) is None:
                 raise missing_extra(package, extra)
+
+
+def _overrides(config: Any) -> dict[str, Any]:
+    """Returns what is not as in the base config, without the folders of the machine that it ran on."""
+    given = {key: value for key, value in run.overrides(config).items() if key != "data.data_dir"}
+    return {key: Path(value).name if key == "pretrained.path" else value for key, value in given.items()}
 
 
 def _scores(folder: Path, step: int | str) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Pooling, convolution and BatchNorm + ReLU in the form that is fast on each platform, equal to Flax's own.
 
-XLA's CPU compiler is slow at the gradients of max pooling and of BatchNorm, and at any convolution's gradient inside a
-loop; here they are written so that it is not. Accelerators, and code inside `library_form()`, get the library's form.
-The choice is made when a function is traced, by the default backend.
+XLA's CPU compiler is slow at the gradients of max pooling and of BatchNorm, at depthwise convolutions, and at any
+convolution's gradient inside a loop; here they are written so that it is not. Accelerators, and code inside
+`library_form()`, get the library's form. The choice is made when a function is traced, by the default backend.
 """
 
 from auxjax.ops.convolution import Conv

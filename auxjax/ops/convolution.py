@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.typing import DTypeLike
@@ -17,6 +19,8 @@ from auxjax.ops.platform import fast_on_cpu
 
 Pads = tuple[tuple[int, int], ...]
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
+# The window, in pixels, up to which shifted slices were measured to be faster: 7x7.
+_LARGEST_DEPTHWISE = 49
 
 
 class Conv(nn.Module):
@@ -55,13 +59,16 @@ def convolution(
 ) -> jax.Array:
     """Returns the convolution of float[B, H, W, C] with float[h, w, C / groups, N], as lax.conv_general_dilated has it.
 
-    Dilated and grouped ones take the library's form on every platform.
+    Dilated and grouped ones take the library's form on every platform, but for depthwise ones of small windows.
     """
     size = tuple((n - 1) * dilation + 1 for n in kernel.shape[:2])
     if isinstance(padding, int):
         padding = ((padding, padding),) * 2
     pads = lax.padtype_to_pads(x.shape[1:3], size, strides, padding) if isinstance(padding, str) else padding
     pads = tuple((int(low), int(high)) for low, high in pads)
+    depthwise = 1 < groups == x.shape[-1] == kernel.shape[-1] and math.prod(kernel.shape[:2]) <= _LARGEST_DEPTHWISE
+    if fast_on_cpu() and depthwise:
+        return _depthwise(strides, pads, dilation)(x, kernel)
     if not fast_on_cpu() or dilation > 1 or groups > 1:
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_CANONICAL,
@@ -70,6 +77,71 @@ def convolution(
     if size == (1, 1) and strides == (1, 1) and pads == ((0, 0), (0, 0)):
         return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
     return _canonical(strides, pads)(x, kernel)
+
+
+@functools.lru_cache(maxsize=64)
+def _depthwise(strides: tuple[int, ...], pads: Pads, dilation: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns the convolution of one geometry with one channel a group, for which XLA has no fast kernel.
+
+    It and the gradient of x are sums over the window of a shifted array times one weight a channel, which make one
+    loop; the gradient of the kernel takes the window's pixels one after the other. Sixteen-bit numbers are added up in
+    float32, as by the library.
+    """
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _sum_of_shifted(_spread(x, pads), kernel, strides, dilation)
+
+    conv = jax.custom_vjp(plain)
+
+    def forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        return plain(x, kernel), (x, kernel)
+
+    def backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, kernel = saved
+        reach = [(n - 1) * stride + 1 for n, stride in zip(gradient.shape[1:3], strides, strict=True)]
+        to_x = []
+        for size, window, (low, _), n in zip(x.shape[1:3], kernel.shape[:2], pads, reach, strict=True):
+            to_x.append(((window - 1) * dilation - low, size + low - n))
+        flipped = jnp.flip(kernel, (0, 1))
+        x_gradient = _sum_of_shifted(_spread(gradient, tuple(to_x), strides), flipped, (1, 1), dilation)
+        padded, wide = _spread(x, pads), _wide(x)
+
+        def of_pixel(corner: jax.Array) -> jax.Array:
+            part = lax.dynamic_slice(padded, corner, (len(x), *reach, x.shape[-1]))
+            product = part[:, :: strides[0], :: strides[1]].astype(wide) * gradient.astype(wide)
+            # A product with ones adds up rows faster than a reduction.
+            return jnp.ones((1, product.size // x.shape[-1]), wide) @ product.reshape(-1, x.shape[-1])
+
+        corners = dilation * np.array([(0, i, j, 0) for i, j in np.ndindex(*kernel.shape[:2])])
+        kernel_gradient = lax.map(of_pixel, jnp.asarray(corners))
+        return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
+
+    conv.defvjp(forward, backward)
+    return conv
+
+
+def _sum_of_shifted(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dilation: int) -> jax.Array:
+    """Returns the depthwise convolution of x, padded already."""
+    rows, columns = (
+        (size - (window - 1) * dilation - 1) // stride * stride + 1
+        for size, window, stride in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True)
+    )
+    parts = []
+    for i, j in np.ndindex(*kernel.shape[:2]):
+        top, left = i * dilation, j * dilation
+        part = x[:, top : top + rows : strides[0], left : left + columns : strides[1]]
+        parts.append(part.astype(_wide(x)) * kernel[i, j].astype(_wide(x)).reshape(1, 1, 1, -1))
+    return functools.reduce(jnp.add, parts).astype(x.dtype)
+
+
+def _spread(x: jax.Array, pads: Pads, steps: tuple[int, ...] = (1, 1)) -> jax.Array:
+    """Returns x with `steps` - 1 zeros between pixels and padded; negative pads crop."""
+    spatial = ((low, high, step - 1) for (low, high), step in zip(pads, steps, strict=True))
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *spatial, (0, 0, 0)))
+
+
+def _wide(x: jax.Array) -> np.dtype[Any]:
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 @functools.lru_cache(maxsize=64)

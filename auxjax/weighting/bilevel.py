@@ -16,7 +16,7 @@ import optax
 from auxjax.errors import AuxjaxError
 from auxjax.weighting.asymmetric import gramian_in
 from auxjax.weighting.directions import gradients_in
-from auxjax.weighting.protocol import HeldOut, Method, Signals, Update, Weighting, combine, inner
+from auxjax.weighting.protocol import HeldOut, Method, Signals, Update, Weighting, combine, inner, no_state
 from auxjax.weighting.quadratic import nash
 from auxjax.weighting.scalarized import unless_alone
 
@@ -117,20 +117,18 @@ def fork_merge() -> Weighting:
 
     def update(signals: Signals, state: Any) -> tuple[Update, Any]:
         gradients, held_out = gradients_in(signals), held_out_in(signals)
-        rows = candidates(len(gradients)).astype(_wide(gradients))
+        rows = jnp.asarray(candidates(len(gradients)), _wide(gradients))
         losses = jax.lax.map(lambda row: held_out.gradient(combine(row, gradients))[0], rows)
         return Update(rows[jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))]), state
 
-    return Weighting(lambda names, trunk: (), update, frozenset({"held_out", "gradients"}))
+    return Weighting(no_state, update, frozenset({"held_out", "gradients"}))
 
 
-def candidates(count: int) -> jax.Array:
+def candidates(count: int) -> list[list[float]]:
     """Returns the weights [C, K] that `fork_merge` chooses from, main alone first."""
-    heads = jnp.eye(count)[1:]
-    together = [heads.sum(axis=0, keepdims=True)] if count > 2 else []
-    sets = jnp.concatenate([*together, heads]) if count > 1 else heads
-    main = jnp.eye(count)[:1]
-    return jnp.concatenate([main, *(c * sets + main for c in FORKS)])
+    each = [[float(i == j) for i in range(1, count)] for j in range(1, count)]
+    sets = [*([[1.0] * (count - 1)] if count > 2 else []), *each]
+    return [[1.0] + [0.0] * (count - 1), *([1.0, *(c * x for x in heads)] for c in FORKS for heads in sets)]
 
 
 def held_out_in(signals: Signals) -> HeldOut:

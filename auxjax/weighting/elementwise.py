@@ -89,7 +89,7 @@ def _elementwise(factors: Factors) -> Weighting:
         keys = [None] * len(leaves) if signals.key is None else jax.random.split(signals.key, len(leaves))
         rows = zip(*(jax.tree.leaves(g) for g in gradients), strict=True)
         changed = [_changed(factors, row, key) for row, key in zip(rows, keys, strict=True)]
-        trees = [structure.unflatten([leaf[k] for leaf in changed]) for k in range(len(gradients))]
+        trees = [jax.tree.unflatten(structure, [leaf[k] for leaf in changed]) for k in range(len(gradients))]
         shares = [quotient(inner(a, g), inner(g, g)) for a, g in zip(trees, gradients, strict=True)]
         weights = jnp.stack(shares)
         return Update(unless_alone(weights), combine(jnp.ones_like(weights), trees)), state

@@ -76,17 +76,17 @@ def implicit_slope(
     slope_of = jax.grad(combined_loss)
     weights, rate = slope_of(losses, network), held_out.learning_rate
 
-    def next_term(term: Any) -> Any:
-        """Returns (I - eta H) term: H is that of the losses, weighted, and what h bends between their slopes."""
+    def add_term(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+        """Moves on to (I - eta H) term: H is that of the losses, weighted, and what h bends between their slopes."""
+        term, total = carry
         along = products(gradients, term).astype(losses.dtype)
         between = combine(jax.jvp(lambda x: slope_of(x, network), (losses,), (along,))[1], gradients)
         curved = jax.tree.map(jnp.add, held_out.hessian(weights, term), between)
-        return jax.tree.map(lambda t, c: t - rate.astype(t.dtype) * c.astype(t.dtype), term, curved)
+        term = jax.tree.map(lambda t, c: t - rate.astype(t.dtype) * c.astype(t.dtype), term, curved)
+        return (term, jax.tree.map(jnp.add, total, term)), None
 
-    term = total = held_out.gradient(None)[1]
-    for _ in range(terms):
-        term = next_term(term)
-        total = jax.tree.map(jnp.add, total, term)
+    slope = held_out.gradient(None)[1]
+    total = jax.lax.scan(add_term, (slope, slope), length=terms)[0][1]
     along = products(gradients, total).astype(losses.dtype)
     return jax.grad(lambda phi: -jnp.dot(slope_of(losses, phi), along))(network)
 

@@ -19,11 +19,11 @@ LARGEST_FACTOR = 1e12
 
 
 class Tracked(NamedTuple):
-    """The K averaged gradients (trees in float32 or wider), the weights [K], and the count of steps."""
+    """The K averaged gradients (trees in float32 or wider), the weights [K], and how many steps there were."""
 
     gradients: tuple[Any, ...]
     weights: jax.Array
-    count: jax.Array
+    steps: jax.Array
 
 
 def moco(
@@ -43,14 +43,14 @@ def moco(
 
     def update(signals: Signals, state: Tracked) -> tuple[Update, Tracked]:
         gradients = gradients_in(signals)
-        count = state.count + 1
-        decrease = count.astype(state.weights.dtype) ** power
+        steps = state.steps + 1
+        decrease = steps.astype(state.weights.dtype) ** power
         averages = _moved(state.gradients, gradients, tracking_rate / decrease)
         gramian = gramian_of(averages)
         old = state.weights.astype(gramian.dtype)
         slope = gramian @ old + regularisation * old
         weights = onto_simplex(old - (learning_rate / decrease).astype(gramian.dtype) * slope)
-        new = Tracked(averages, weights.astype(state.weights.dtype), count)
+        new = Tracked(averages, weights.astype(state.weights.dtype), steps)
         return _update(weights, combine(weights, averages), gradients), new
 
     return Weighting(start_tracking, update, frozenset({"gradients"}))
@@ -73,8 +73,8 @@ def db_mtl(decay: float = 0.9, power: float = 0.0) -> Weighting:
     def update(signals: Signals, state: Tracked) -> tuple[Update, Tracked]:
         gradients = gradients_in(signals)
         losses = bounded_losses(signals)
-        count = state.count + 1
-        rate = 1 - decay / count.astype(state.weights.dtype) ** power
+        steps = state.steps + 1
+        rate = 1 - decay / steps.astype(state.weights.dtype) ** power
         averages = _moved(state.gradients, gradients, rate, losses)
         lengths = jnp.stack([jnp.sqrt(inner(u, u)) for u in averages])
         pairs = zip(averages, lengths, strict=True)
@@ -82,14 +82,14 @@ def db_mtl(decay: float = 0.9, power: float = 0.0) -> Weighting:
         direction = combine(jnp.broadcast_to(lengths.max(), lengths.shape), directions)
         factors = quotient(lengths.max(), lengths) / losses.astype(lengths.dtype)
         weights = jnp.minimum(factors, LARGEST_FACTOR)
-        new = Tracked(averages, weights.astype(state.weights.dtype), count)
+        new = Tracked(averages, weights.astype(state.weights.dtype), steps)
         return _update(weights, direction, gradients), new
 
     return Weighting(start_tracking, update, frozenset({"gradients", "losses"}))
 
 
 def start_tracking(names: tuple[str, ...], trunk: Any) -> Tracked:
-    """Returns K zero trees of the trunk's shapes in float32 or wider, equal weights that sum to 1, and count 0."""
+    """Returns K zero trees of the trunk's shapes in float32 or wider, equal weights that sum to 1, and 0 steps."""
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x)), trunk)
     return Tracked((zeros,) * len(names), jnp.full(len(names), 1 / len(names)), jnp.zeros((), jnp.int32))
 

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 import auxjax
 from auxjax import config as configs
 from auxjax import weighting
+from auxjax.attach import Attached
 from auxjax.export import bare_network, export_run, load_folder, write_stablehlo
 from auxjax.heads import PRESETS, preset_config
 from auxjax.models import MODELS
 from auxjax.proof import prove_stripped
-from auxjax.step import Main, Program, create_state, train_step
+from auxjax.step import Main, Program, TrainState, create_state, train_step
 
 pytest.importorskip("safetensors")
 export = pytest.importorskip("jax.export")
@@ -69,6 +71,7 @@ def test_it_trains_strips_exports_and_reloads(name: str, dtype: str, tmp_path: P
     result = auxjax.train(config_of(name, dtype), tmp_path / "run", progress=False)
     losses = [record["loss/main"] for record in result.history if "loss/main" in record]
     assert np.isfinite(losses).all() and np.isfinite(list(result.evaluation.values())).all()
+    assert not unmoved(result.state)
     files = export_run(tmp_path / "run", tmp_path / "shipped", ["safetensors", "stablehlo"])
     assert {"model.safetensors", "model.stablehlo"} <= {file.name for file in files}
     _, model, variables = load_folder(tmp_path / "shipped")
@@ -104,20 +107,27 @@ def test_inception_v3_trains_with_its_head_at_the_published_size() -> None:
     attached = auxjax.attach(model, auxjax.presets("inception_v3", 10))
     image = np.random.default_rng(0).normal(size=(2, 299, 299, 3)).astype(np.float32)
     variables = trained(attached, image, np.array([3, 7], np.int32), 2)
-    assert variables["params"]["heads"]["aux"]["conv1"]["kernel"].shape == (5, 5, 128, 768)
+    assert variables["params"]["heads"]["aux"]["conv1"]["conv"]["kernel"].shape == (5, 5, 128, 768)
     prove_stripped(attached, variables, auxjax.strip(variables), jnp.asarray(image))
 
 
-def trained(attached: auxjax.Attached, image: np.ndarray, label: np.ndarray, steps: int) -> Any:
+def trained(attached: Attached, image: np.ndarray, label: np.ndarray, steps: int) -> Any:
     """The variables after some steps on one batch; all metrics are finite."""
     weights = {name: head.weight for name, head in attached.heads.items() if head.weight != 0}
     program = Program(
-        attached=attached, main=Main(), names=tuple(weights), optimizer=optax.sgd(0.01), total_steps=steps,
-        weighting=weighting.make({"name": "constant"}, weights),
+        attached=attached, main=Main(), names=tuple(weights), optimizer=optax.sgd(0.01, momentum=0.9),
+        weights=weighting.own_weights({"name": "constant"}, weights), total_steps=steps,
     )  # fmt: skip
     variables = jax.jit(attached.init)(jax.random.key(0), image[:1])
     state, step = create_state(program, variables, jax.random.key(1)), jax.jit(train_step)
     for _ in range(steps):
         state, metrics = step(state, {"image": image, "label": label, "mask": np.ones(len(label), np.float32)})
         assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
+    assert {path.split("/")[1] for path in unmoved(state)} == set(attached.heads) - set(weights)
     return state.variables
+
+
+def unmoved(state: TrainState) -> list[str]:
+    """The kernels, by path, whose momentum is zero: no gradient has reached them."""
+    trace = flatten_dict(optax.tree.get(state.opt_state, "trace"), sep="/")
+    return [path for path, value in trace.items() if path.endswith("kernel") and not np.asarray(value).any()]

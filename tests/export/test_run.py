@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,10 +81,25 @@ def test_the_card_tells_what_it_is_and_its_code_runs(workdir: Path, exported: Pa
     accuracy = json.loads((workdir / "DONE").read_text())["accuracy/main"]
     assert f"| accuracy/main (test, step 2) | {accuracy:.4f} |" in body and "(train" not in body
     assert "aux1 (at layer_1), which are not in these files" in body and '"model.width": 16' in body
-    code = body.split("```python\n")[1].split("```")[0].replace("FOLDER", str(exported))
-    names: dict[str, Any] = {"images": np.zeros((2, 8, 8, 1), np.uint8)}
-    exec(code, names)
-    assert names["logits"].shape == (2, 10)
+    assert "In `model.stablehlo` BatchNorm is folded" in body and "pretrained" not in body and "data_dir" not in body
+
+
+def test_the_cards_code_runs_in_the_folder_and_stablehlo_without_auxjax_and_flax(exported: Path) -> None:
+    normalise, with_auxjax, with_jax = re.findall(
+        r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL
+    )
+    images = "import numpy as np\nimages = np.arange(192, dtype=np.uint8).reshape(3, 8, 8, 1)\n"
+    alone = "import sys\nsys.modules['auxjax'] = sys.modules['flax'] = None\n"
+    show = "print(np.asarray(logits).tolist())\n"
+    logits = []
+    for program in (images + normalise + with_auxjax + show, alone + images + normalise + with_jax + show):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=exported, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        logits.append(np.array(json.loads(done.stdout)))
+    assert logits[0].shape == (3, 10)
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
 
 
 def _extra(variables: Any) -> None:

@@ -14,7 +14,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.weighting import bilevel
 from auxjax.weighting.protocol import CONSTANT, HeldOut, Update, Weighting
 from auxjax.weighting.quadratic import nash
-from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, families, steps
+from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, as_vector, families, steps
 from tests.weighting.rollouts import Quadratics, Rollout, everything, quadratics, roll, train
 
 MAKES = [bilevel.auto_lambda, bilevel.auxi_nash, bilevel.fork_merge]
@@ -23,14 +23,16 @@ START = np.random.default_rng(5).normal(size=SIZE)
 
 def test_the_slope_by_the_weights_is_that_of_the_unrolled_step() -> None:
     problem, weights = quadratics(), np.array([1.0, 0.3, 0.7])
+
+    def both(x: Any, weights: Any) -> tuple[Any, Any]:
+        g, seen = jax.jacobian(problem.losses)(x)[:-1], problem.signals(x)
+        assert seen.held_out is not None and seen.gradients is not None
+        unrolled = jax.grad(lambda w: problem.held_out_loss(x - problem.rate * w @ g))(weights)
+        return bilevel.step_slope(seen.held_out, weights, seen.gradients), unrolled
+
     with jax.enable_x64(True):
-        x = jnp.asarray(START)
-        g = jax.jacobian(problem.losses)(x)[:-1]
-        expected = jax.grad(lambda w: problem.held_out_loss(x - problem.rate * w @ g))(jnp.asarray(weights))
-        signals = problem.signals(x)
-        assert signals.held_out is not None and signals.gradients is not None
-        ours = bilevel.step_slope(signals.held_out, jnp.asarray(weights), signals.gradients)
-        np.testing.assert_allclose(ours, expected, rtol=1e-10)
+        ours, expected = map(np.asarray, jax.jit(both)(START, weights))
+    np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
 
 def test_auto_lambda_is_adam_on_the_unrolled_step() -> None:
@@ -56,28 +58,25 @@ def test_auto_lambda_is_adam_on_the_unrolled_step() -> None:
 
 
 def test_the_slope_by_the_preferences_is_that_of_the_solution() -> None:
-    problem = quadratics()
-    with jax.enable_x64(True):
-        signals = problem.signals(jnp.asarray(START))
-        gramian, gradients, held_out = signals.gramian, signals.gradients, signals.held_out
-        assert gramian is not None and gradients is not None and held_out is not None
-        p = jnp.asarray([1.4, 0.9, 0.7])
-        w = nash(gramian, p)
-        ours = bilevel.preference_slope(gramian, p, w, bilevel.step_slope(held_out, w, gradients))
-        flat = jax.jacobian(problem.losses)(jnp.asarray(START))[:-1]
+    problem, h = quadratics(), 1e-4
 
-        def loss(p: Any) -> Any:
-            return problem.held_out_loss(jnp.asarray(START) - problem.rate * nash(gramian, p) @ flat)
-
-        h = 1e-4
+    def three(x: Any, p: Any) -> tuple[Any, Any, Any]:
+        """Returns the library's slope, that by differences of the solution, and that of the equation itself."""
+        seen, flat = problem.signals(x), jax.jacobian(problem.losses)(x)[:-1]
+        assert seen.gramian is not None and seen.gradients is not None and seen.held_out is not None
+        w = nash(seen.gramian, p)
+        slope = bilevel.step_slope(seen.held_out, w, seen.gradients)
         around = p.reshape(1, 3) + h * jnp.concatenate([jnp.eye(3), -jnp.eye(3)])
-        up, down = jax.vmap(loss)(around).reshape(2, 3)
-        np.testing.assert_allclose(ours, (up - down) / (2 * h), rtol=1e-6)
-        # And by differentiating the equation itself, with nothing said of its derivatives.
-        equation = lambda w, p: gramian @ w - p / w  # noqa: E731
-        by_w, by_p = jax.jacobian(equation, (0, 1))(w, p)
-        total = -jnp.linalg.solve(by_w, by_p)
-        np.testing.assert_allclose(ours, bilevel.step_slope(held_out, w, gradients) @ total, rtol=1e-8)
+        solved = jax.vmap(nash, in_axes=(None, 0))(seen.gramian, around)
+        up, down = jax.vmap(lambda w: problem.held_out_loss(x - problem.rate * w @ flat))(solved).reshape(2, 3)
+        by_w, by_p = jax.jacobian(lambda w, p: seen.gramian @ w - p / w, (0, 1))(w, p)
+        ours = bilevel.preference_slope(seen.gramian, p, w, slope)
+        return ours, (up - down) / (2 * h), -slope @ jnp.linalg.solve(by_w, by_p)
+
+    with jax.enable_x64(True):
+        ours, differences, implicit = map(np.asarray, jax.jit(three)(START, np.array([1.4, 0.9, 0.7])))
+    np.testing.assert_allclose(ours, differences, rtol=1e-6)
+    np.testing.assert_allclose(ours, implicit, rtol=1e-8)
 
 
 @functools.cache
@@ -196,18 +195,22 @@ def test_hard_gradients_in_single_precision(make: Any) -> None:
 
 @pytest.mark.parametrize("make", MAKES)
 def test_a_held_out_loss_that_is_not_a_number_is_survived(make: Any) -> None:
+    g = steps(3, count=1, runs=1)[0, 0].astype(np.float32)
+
     def lost(direction: Any) -> tuple[Any, Any]:
-        tree = as_tree(jnp.full(SIZE, jnp.nan))
-        return jnp.asarray(jnp.nan), tree
+        """Only main alone does not get lost."""
+        loss = jnp.where(jnp.all(as_vector(direction) == g[0]), 1.0, jnp.nan)
+        return loss, as_tree(loss * g[0])
 
     held_out = HeldOut(lost, lambda w, v: v, jnp.asarray(0.1))
-    g = steps(3, count=1, runs=1)[0, 0].astype(np.float32)
     trees = tuple(as_tree(jnp.asarray(row)) for row in g)
     seen = everything(jnp.asarray(g), jnp.ones(3), held_out)
     weighting = make()
     start = weighting.init(("main", "a", "b"), trees[0])
     update, state = jax.jit(lambda state: weighting.update(seen, state))(start)
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((update, state)))
+    if make is bilevel.fork_merge:
+        np.testing.assert_array_equal(update.weights, [1, 0, 0])
 
 
 def test_bad_parameters_are_errors() -> None:
@@ -226,7 +229,7 @@ def lengths(rows: Array) -> Array:
 def test_cut_keeps_directions_and_bounds_lengths() -> None:
     for scale in (0.1, 3.0, 1e30):
         tree = as_tree(jnp.asarray(START * scale, jnp.float32))
-        ours = np.concatenate([np.ravel(x) for x in jax.tree.leaves(bilevel.cut(tree, 1.0))])
+        ours = np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.jit(bilevel.cut)(tree, 1.0))])
         assert lengths(ours) <= 1 + 1e-6
         if scale < 1e19:
             expected = START * scale * min(1.0, 1 / float(lengths(START * scale)))

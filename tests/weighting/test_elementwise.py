@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -12,9 +13,9 @@ import pytest
 from auxjax.errors import AuxjaxError
 from auxjax.weighting import elementwise
 from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, families, steps
-from tests.weighting.rollouts import decided, everything, key_at, roll
+from tests.weighting.rollouts import Rollout, decided, everything, key_at, roll
 
-GRADIENTS = steps(4, count=60, runs=1)[:, 0]
+GRADIENTS, DRAWS = steps(4, count=60, runs=1)[:, 0], 4000
 
 
 def positive(g: Array) -> Array:
@@ -25,8 +26,17 @@ def negative(g: Array) -> Array:
     return np.minimum(g, 0).sum(axis=-2)
 
 
+@functools.cache
+def dropped() -> tuple[Rollout, Rollout]:
+    """Signs dropped from GRADIENTS, and DRAWS times from the first of them."""
+    same = np.broadcast_to(GRADIENTS[:1], (DRAWS, *GRADIENTS.shape[1:]))
+    result = roll(elementwise.grad_drop(), np.concatenate([GRADIENTS, same]))
+    cut = len(GRADIENTS)
+    return result._replace(directions=result.directions[:cut]), result._replace(directions=result.directions[cut:])
+
+
 def test_one_sign_passes_in_every_coordinate_and_both_are_drawn() -> None:
-    directions = roll(elementwise.grad_drop(), GRADIENTS).directions
+    directions = dropped()[0].directions
     up, down = (np.isclose(directions, side(GRADIENTS)) for side in (positive, negative))
     assert np.all(up | down)
     purity = positive(GRADIENTS) / np.abs(GRADIENTS).sum(axis=-2)
@@ -36,31 +46,26 @@ def test_one_sign_passes_in_every_coordinate_and_both_are_drawn() -> None:
 
 
 def test_the_mean_over_draws_is_the_closed_form() -> None:
-    draws, g = 4000, GRADIENTS[0]
-    directions = roll(elementwise.grad_drop(), np.broadcast_to(g, (draws, *g.shape))).directions
+    g, directions = GRADIENTS[0], dropped()[1].directions
     purity = positive(g) / np.abs(g).sum(axis=0)
     expected = np.sum(np.abs(g) * np.where(g > 0, purity, -(1 - purity)), axis=0)
     # Five standard errors of a draw between two values.
-    error = 5 * np.sqrt(purity * (1 - purity) / draws) * (positive(g) - negative(g))
+    error = 5 * np.sqrt(purity * (1 - purity) / DRAWS) * (positive(g) - negative(g))
     assert np.all(np.abs(directions.mean(axis=0) - expected) <= error + 1e-12)
     assert np.all(directions.std(axis=0)[(purity > 0) & (purity < 1)] > 0)
+
+
+def test_a_weight_is_the_share_that_is_kept() -> None:
+    up = np.isclose(dropped()[0].directions, positive(GRADIENTS)).reshape(len(GRADIENTS), 1, SIZE)
+    kept = np.where(up, np.maximum(GRADIENTS, 0), np.minimum(GRADIENTS, 0))
+    expected = np.sum(kept * GRADIENTS, axis=-1) / np.sum(GRADIENTS**2, axis=-1)
+    np.testing.assert_allclose(dropped()[0].weights[: len(GRADIENTS)], expected, rtol=1e-9)
 
 
 def test_a_leak_of_main_keeps_all_of_main() -> None:
     directions = roll(elementwise.grad_drop(main_leak=1.0), GRADIENTS).directions - GRADIENTS[:, 0]
     others = GRADIENTS[:, 1:]
     assert np.all(np.isclose(directions, positive(others)) | np.isclose(directions, negative(others)))
-    everything_leaks = roll(elementwise.grad_drop(leak=1.0, main_leak=1.0), GRADIENTS)
-    np.testing.assert_allclose(everything_leaks.directions, GRADIENTS.sum(axis=1))
-    np.testing.assert_allclose(everything_leaks.weights, 1)
-
-
-def test_a_weight_is_the_share_that_is_kept() -> None:
-    g = GRADIENTS[:, :2]
-    weights, directions = roll(elementwise.grad_drop(), g)[:2]
-    up = np.isclose(directions, positive(g)).reshape(len(g), 1, SIZE)
-    kept = np.where(up, np.maximum(g, 0), np.minimum(g, 0))
-    np.testing.assert_allclose(weights, np.sum(kept * g, axis=-1) / np.sum(g**2, axis=-1), rtol=1e-9)
 
 
 def test_grad_drop_equals_torchjd_under_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,18 +73,23 @@ def test_grad_drop_equals_torchjd_under_the_same_draws(monkeypatch: pytest.Monke
     aggregation = pytest.importorskip("torchjd.aggregation")
     leaks = [0.3, 0.1, 0.1, 0.1]
     ours = roll(elementwise.grad_drop(leak=0.1, main_leak=0.3), GRADIENTS[:5]).directions
+
+    def uniform(index: Any) -> Any:
+        leaves = jax.tree.leaves(as_tree(jnp.zeros(SIZE)))
+        keys = jax.random.split(key_at(index), len(leaves))
+        parts = [jax.random.uniform(k, x.shape, x.dtype).reshape(-1) for k, x in zip(keys, leaves, strict=True)]
+        return jnp.concatenate(parts)
+
+    with jax.enable_x64(True):
+        draws = np.asarray(jax.jit(jax.vmap(uniform))(jnp.arange(5)))
     for index, g in enumerate(GRADIENTS[:5]):
-        with jax.enable_x64(True):
-            leaves = jax.tree.leaves(as_tree(jnp.asarray(g[0])))
-            keys = jax.random.split(key_at(index), len(leaves))
-            draws = [jax.random.uniform(k, x.shape, x.dtype).reshape(-1) for k, x in zip(keys, leaves, strict=True)]
-            drawn = torch.tensor(np.concatenate(draws))
+        drawn = torch.tensor(draws[index])
         monkeypatch.setattr(torch, "rand", lambda *shape, drawn=drawn, **kind: drawn)
         theirs = aggregation.GradDrop(leak=torch.tensor(leaks, dtype=torch.float64))(torch.tensor(g))
         np.testing.assert_allclose(ours[index], theirs.numpy(), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("count", "trim"), [(5, 0), (5, 1), (5, 2), (3, 1), (4, 1)])
+@pytest.mark.parametrize(("count", "trim"), [(5, 1), (5, 2), (4, 1)])
 def test_trimmed_mean_equals_torchjd_and_scipy(count: int, trim: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     gradients = steps(count, count=4, runs=1)[:, 0]

@@ -38,12 +38,11 @@ def test_the_projection_is_the_nearest_point_of_the_simplex(size: int) -> None:
 def test_the_projection_of_huge_numbers_sums_to_one() -> None:
     vectors = np.array([[-1e20, -1.1e20, -3e20], [1e30, 1e30, 0], [5.0, 5.0, 5.0], [-1e9, -1e9, 0]], np.float32)
     ours = jax.vmap(tracked.onto_simplex)(jnp.asarray(vectors))
-    np.testing.assert_allclose(ours, [[1, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3, [0, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(ours, np.array([[1, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3, [0, 0, 1]]), atol=1e-6)
 
 
-@pytest.mark.parametrize(("power", "regularisation"), [(0.5, 0.0), (0.0, 0.3)])
-def test_moco_over_many_steps(power: float, regularisation: float) -> None:
-    gradients = steps(3, count=STEPS, runs=1)[:, 0]
+def test_moco_over_many_steps() -> None:
+    gradients, power, regularisation = steps(3, count=STEPS, runs=1)[:, 0], 0.5, 0.3
     result = roll(tracked.moco(0.4, 0.05, power, regularisation), gradients)
     y, w = np.zeros((3, SIZE)), np.full(3, 1 / 3)
     for t, g in enumerate(gradients, 1):
@@ -54,10 +53,15 @@ def test_moco_over_many_steps(power: float, regularisation: float) -> None:
     assert result.weights.std(axis=0).max() > 0.01
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5])
-def test_db_mtl_over_many_steps(power: float) -> None:
-    gradients, losses = steps(3, count=STEPS, runs=1)[:, 0], losses_of(STEPS, 3)
+def test_db_mtl_over_many_steps() -> None:
+    gradients, losses, power = steps(4, count=STEPS, runs=1)[:, 0], losses_of(STEPS, 4), 0.5
+    gradients[:, 1] = 0
+    gradients[:, 3] *= 1e-14
     result = roll(tracked.db_mtl(decay=0.8, power=power), gradients, losses)
+    np.testing.assert_array_equal(result.weights[:, 1], 0)
+    # A loss whose gradient is zero adds nothing.
+    kept = [0, 2, 3]
+    gradients, losses = gradients[:, kept], losses[:, kept]
     u = np.zeros((3, SIZE))
     for t, (g, loss) in enumerate(zip(gradients, losses, strict=True), 1):
         logarithmic = g / loss.reshape(3, 1)
@@ -65,26 +69,8 @@ def test_db_mtl_over_many_steps(power: float) -> None:
         lengths = np.linalg.norm(u, axis=1)
         direction = (lengths.max() / lengths) @ u
         np.testing.assert_allclose(result.directions[t - 1], direction, rtol=1e-9, atol=1e-9 * lengths.max())
-        expected = np.minimum(lengths.max() / lengths / loss, tracked.LARGEST_FACTOR)
-        np.testing.assert_allclose(result.weights[t - 1], expected, rtol=1e-9)
-
-
-def test_db_mtl_does_not_see_a_factor_on_a_loss() -> None:
-    gradients, losses = steps(3, count=5, runs=1)[:, 0], np.exp(np.random.default_rng(0).normal(size=(5, 3)))
-    factor = np.array([1.0, 50.0, 0.01])
-    plain, scaled = (
-        roll(tracked.db_mtl(), gradients * f.reshape(3, 1), losses * f).directions for f in (np.ones(3), factor)
-    )
-    np.testing.assert_allclose(plain, scaled, rtol=1e-9)
-
-
-def test_a_loss_whose_gradient_is_zero_adds_nothing() -> None:
-    gradients = steps(3, count=4, runs=1)[:, 0]
-    gradients[:, 1] = 0
-    without = gradients[:, [0, 2]]
-    weights, directions = roll(tracked.db_mtl(), gradients)[:2]
-    np.testing.assert_array_equal(weights[:, 1], 0)
-    np.testing.assert_allclose(directions, roll(tracked.db_mtl(), without).directions, rtol=1e-12)
+        expected = np.minimum(lengths.max() / lengths / loss, 1e12)
+        np.testing.assert_allclose(result.weights[t - 1, kept], expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("make", [tracked.moco, tracked.db_mtl])
