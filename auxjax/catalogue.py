@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from auxjax.attach import attach
 from auxjax.errors import AuxjaxError
-from auxjax.heads import PRESETS, presets
+from auxjax.heads import PRESETS, cost, presets
 from auxjax.models import MODELS
 from auxjax.torch_names import entries
 
@@ -53,16 +53,21 @@ def table() -> str:
         "| network | `config.model` | parameters | preset of heads: tap (weight) | with heads |",
         "|---|---|---|---|---|",
     ]
-    for title, (name, fields, size, num_classes, names) in NETWORKS.items():
-        model = MODELS[name](num_classes=num_classes, **fields)
-        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        variables = jax.eval_shape(lambda k, x, m=model: m.init(k, x, train=False), key, image)
-        total = _count(variables["params"])
-        cells = [title + (" †" if _in_torchvision(model, variables) else ""), _fields(name, fields), f"{total:,}"]
-        cells += ["<br>".join(map(_preset, names)), "<br>".join(f"{total + _heads(model, n, image):,}" for n in names)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(row, NETWORKS)])
+
+
+def row(title: str) -> str:
+    """Returns the table's line for one of NETWORKS."""
+    name, fields, size, num_classes, names = NETWORKS[title]
+    model = MODELS[name](num_classes=num_classes, **fields)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, image)
+    total = _count(variables["params"])
+    cells = [title + (" †" if _in_torchvision(model, variables) else ""), _fields(name, fields), f"{total:,}"]
+    heads = [_heads(model, variables, preset, image) for preset in names]
+    cells += ["<br>".join(map(_preset, names)), "<br>".join(f"{total + count:,}" for count in heads)]
+    return f"| {' | '.join(cells)} |"
 
 
 def _fields(name: str, fields: Mapping[str, Any]) -> str:
@@ -79,10 +84,11 @@ def _weight(weight: Any) -> str:
     return str(weight["name"]) if isinstance(weight, Mapping) else f"{weight:g}"
 
 
-def _heads(model: Any, preset: str, image: Any) -> int:
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(attach(model, presets(preset, model.num_classes)).init, key, image)
-    return _count(variables["params"]["heads"])
+def _heads(model: Any, variables: Any, preset: str, image: Any) -> int:
+    """Returns the number of a preset's parameters."""
+    attached = attach(model, presets(preset, model.num_classes))
+    shapes = attached.tap_shapes(variables, image)
+    return sum(int(cost(attached.heads[name].module, shape)["params"]) for name, shape in shapes.items())
 
 
 def _in_torchvision(model: Any, variables: Any) -> bool:

@@ -11,7 +11,7 @@ from absl import flags
 from auxjax import cli
 
 PARTS = flags.DEFINE_list(
-    "parts", ["ops", "scan", "init", "step", "heads", "inference", "deployed", "torch"], "What to measure."
+    "parts", ["ops", "scan", "init", "step", "heads", "inference", "deployed", "weighting", "torch"], "What to measure."
 )
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of each comparison.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 64, "Images a step of GoogLeNet (32 px, small stem).", lower_bound=1)
@@ -19,11 +19,11 @@ BATCH = flags.DEFINE_integer("batch", 64, "Images a step of GoogLeNet (32 px, sm
 
 def main() -> None:
     """Runs the parts in their order."""
-    from benchmarks import googlenet, inference
+    from benchmarks import googlenet, inference, weighting
 
     from auxjax.errors import unknown
 
-    parts = googlenet.PARTS | inference.PARTS
+    parts = googlenet.PARTS | inference.PARTS | weighting.PARTS
     for part in PARTS.value:
         if part not in parts:
             raise unknown("part", part, parts)

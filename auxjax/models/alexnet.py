@@ -16,6 +16,7 @@ from auxjax.layers import adaptive_avg_pool, check_image
 # Features, kernel, stride and padding of conv1 to conv5.
 CONVOLUTIONS = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
 _POOLED = ("conv1", "conv2", "conv5")
+HIDDEN_FEATURES = 4096  # of fc6 and fc7
 
 
 class AlexNet(nn.Module):
@@ -50,7 +51,7 @@ class AlexNet(nn.Module):
 
 def classifier(module: Any, x: jax.Array, types: dict[str, Any], train: bool, dropout_first: bool) -> jax.Array:
     """Returns fc6, fc7 and fc8 with dropout of `module.dropout_rate` before (AlexNet) or after (VGG) fc6 and fc7."""
-    dense = partial(nn.Dense, 4096, kernel_init=nn.initializers.he_normal(), **types)
+    dense = partial(nn.Dense, HIDDEN_FEATURES, kernel_init=nn.initializers.he_normal(), **types)
     for name in ("fc6", "fc7"):
         dropout = nn.Dropout(module.dropout_rate, deterministic=not train, name=f"dropout_{name}")
         x = nn.relu(dense(name=name)(dropout(x))) if dropout_first else dropout(nn.relu(dense(name=name)(x)))

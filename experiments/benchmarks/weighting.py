@@ -16,7 +16,7 @@ from auxjax.head_gradients import trunk_of
 from auxjax.heads import Head, InceptionV1Head
 from auxjax.models import MODELS
 from auxjax.step import Main, Program, create_state, train_step
-from auxjax.weighting import METHODS, choose
+from auxjax.weighting import choose
 
 Run = Callable[[], object]
 _CLASSES = 10
@@ -25,14 +25,15 @@ _TAPS = {
     2: ("inception_4a",), 3: ("inception_4a", "inception_4d"),
     5: ("inception_4a", "inception_4b", "inception_4c", "inception_4d"),
 }  # fmt: skip
+# One of each kind of cost.
+_METHODS = ("uncertainty", "famo", "pcgrad", "mgda", "gcs", "bloop", "mt_adam", "exp3", "auto_lambda", "auxi_learn")
 
 
 def methods_over_plain(rounds: int, batch: int) -> None:
     """Prints the step of each method over the plain step, with the bound that XLA's FLOP counts give."""
     batch = min(batch, 16)
     for size in _TAPS:
-        names = METHODS if size == 3 else ("pcgrad",)
-        for name in names:
+        for name in _METHODS if size == 3 else ("pcgrad",):
             _report(size, {"name": name}, rounds, batch)
         for config in ({"trunk": "taps"}, {"pullbacks": "vmapped"}, {"trunk": "inception_3b"}):
             _report(size, {"name": "pcgrad", **config}, rounds, batch)

@@ -13,9 +13,6 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from auxjax.catalogue import NETWORKS, table
-from auxjax.heads import PRESETS
-from auxjax.models import MODELS
 from auxjax.weighting.table import table as weighting_table
 from tests.torch_models import import_torchvision
 
@@ -74,13 +71,6 @@ def test_the_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
             torch.save(import_torchvision().models.resnet18().state_dict(), "resnet18.pth")
         exec(compile(example, "README.md", "exec"), names)
         assert names["logits"].shape[-1] == 10 if "logits" in names else "fc" in str(names["report"])
-
-
-def test_the_page_of_models_is_what_the_script_prints() -> None:
-    page = README.partition("<!-- models: python experiments/models.py -->\n")[2].partition("<!-- /models -->")[0]
-    assert page == table() + "\n"
-    assert {name for name, *_ in NETWORKS.values()} == set(MODELS)
-    assert {preset for *_, names in NETWORKS.values() for preset in names} == set(PRESETS)
 
 
 def test_the_page_of_methods_is_what_the_script_prints() -> None:

@@ -21,6 +21,9 @@ from auxjax.weighting import METHODS, choose
 
 CLASSES, SIZE, STEPS = 5, 32, 6
 NAMES = list(METHODS)
+# One for each thing that a method may look at or keep; the step is the same program for the others.
+QUICK = ("uncertainty", "famo", "excess_mtl", "pcgrad", "gcs", "bloop", "mt_adam", "auxi_learn", "policy")
+ON_EIGHT = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow_study]) for name in NAMES]
 
 
 class Net(nn.Module):
@@ -104,7 +107,7 @@ def test_it_resumes_with_the_same_bits_and_calls_no_host(name: str) -> None:
 
 
 @pytest.mark.multidevice
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ON_EIGHT)
 def test_eight_devices_give_what_one_gives(name: str) -> None:
     states, _ = trained(name)
     where = parallel.layout("jit", 8)

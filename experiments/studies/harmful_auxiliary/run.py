@@ -5,8 +5,7 @@ python experiments/studies/harmful_auxiliary/run.py --output=docs/harmful_auxili
 Main is |x - a|^2 and the auxiliary loss |x - b|^2 in the plane, from the same start and at one learning rate; b = a at
 first, and then b is 8.1 away: from halfway on, when x has arrived at a, or early, when it has not. A method keeps
 main's result where x ends at a; the plain sum ends in the middle. What descends on all losses stops wherever they
-disagree: at
-a in the first case, short of it in the second.
+disagree: at a in the first case, short of it in the second.
 """
 
 from __future__ import annotations
