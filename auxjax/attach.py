@@ -197,7 +197,11 @@ def _collections(mutable: bool | str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _head_keys(keys: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns keys of the head's own, so that a head changes no random bit of the model or of another head."""
+    """Returns keys of the head's own, so that a head changes no random bit of the model or of another head.
+
+    What follows an @ in the name does not count: `aux1@0` and `aux1@1` are one head in two places.
+    """
+    name = name.partition("@")[0]
     return {stream: jax.random.fold_in(key, zlib.crc32(f"heads/{name}".encode())) for stream, key in keys.items()}
 
 

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from auxjax import batches, data, ops, optimizer, parallel, weighting
 from auxjax import config as configs
-from auxjax import data, ops, optimizer, parallel, weighting
 from auxjax.attach import attach, strip
 from auxjax.head_gradients import trunk_of
 from auxjax.heads import HEADS, Head, cost
 from auxjax.models import MODELS
 from auxjax.parallel import Layout
 from auxjax.pretrained import import_weights
-from auxjax.step import Main, Program, TrainState, create_state, eval_step, train_step
+from auxjax.step import Main, Program, TrainState, create_state
 
 logger = logging.getLogger("auxjax")
 
@@ -71,9 +71,35 @@ def heads(config: Mapping[str, Any], num_classes: int) -> dict[str, Head]:
 
 def program(config: Mapping[str, Any], num_classes: int, steps_per_epoch: int, total_steps: int) -> Program:
     """Returns the program of a training step; configs that differ by seed alone share one, and so one compilation."""
-    keys = ("model", "heads", "main", "weighting", "optimizer", "dtype")
-    part = {key: config[key] for key in keys} | {"batch_size": config["data"]["batch_size"]}
+    keys = ("model", "heads", "main", "weighting", "optimizer", "dtype", "parallel")
+    part = {key: config[key] for key in keys if key in config} | {"data": {"batch_size": config["data"]["batch_size"]}}
     return _program(json.dumps(configs.plain(part)), num_classes, steps_per_epoch, total_steps)
+
+
+def assemble(config: Mapping[str, Any], num_classes: int, steps_per_epoch: int, total_steps: int) -> Program:
+    """Returns the program of a training step, anew; numbers in the config may be arguments of a compiled function."""
+    attached = attach(model(config, num_classes), heads(config, num_classes))
+    main = dict(config["main"])
+    head_weights = {name: head.weight for name, head in attached.heads.items()}
+    chosen = weighting.choose(config["weighting"])
+    dropped = weighting.dropped(chosen.schedule, head_weights)
+    weights = {name: weight for name, weight in head_weights.items() if name not in dropped}
+    sizes = (total_steps, steps_per_epoch, config["data"]["batch_size"])
+    return Program(
+        attached=attached,
+        names=tuple(weights),
+        weights=weighting.own_weights(chosen.schedule, weights, main_weight=main.pop("weight")),
+        weighting=chosen.weighting,
+        trunk=chosen.trunk,
+        pullbacks=chosen.pullbacks,
+        main=Main(**main),
+        optimizer=optimizer.make(config["optimizer"], *sizes),
+        learning_rate=optimizer.learning_rate(config["optimizer"], *sizes),
+        total_steps=total_steps,
+        accumulate=config["optimizer"]["accumulate"],
+        ema_decay=config["optimizer"]["ema_decay"],
+        remat=config.get("parallel", {}).get("remat", "none"),  # runs of earlier versions have none
+    )
 
 
 def setup(config: Any) -> Setup:
@@ -82,15 +108,30 @@ def setup(config: Any) -> Setup:
     where = parallel.layout(config.parallel.mode, config.parallel.num_devices)
     parallel.check_batch_size(where, config.data.batch_size, config.optimizer.accumulate)
     pipeline = data.open_pipeline(dataset, config.data, config.seed, len(where.devices))
-    sizes = {
-        "steps_per_epoch": len(dataset.splits["train"]) // config.data.batch_size,
-        "batch_size": config.data.batch_size,
-    }
+    steps_per_epoch, total_steps, every = lengths(config, dataset)
+    built = program(config, dataset.num_classes, steps_per_epoch, total_steps)
+    state = initial_state(built, config, dataset)
+    train_function, eval_function = batches.functions(built, where, batches.batch_spec(config, dataset))
+    return Setup(
+        program=built, where=where, state=state, train_step=train_function, eval_step=eval_function, dataset=dataset,
+        pipeline=pipeline, total_steps=total_steps, every=every,
+        example=jax.random.normal(jax.random.key(0), (2, *dataset.image_shape)),
+    )  # fmt: skip
+
+
+def lengths(config: Any, dataset: data.DataSet) -> tuple[int, int, dict[str, int]]:
+    """Returns the steps of an epoch and of the whole training, and how often it does what."""
+    steps_per_epoch = len(dataset.splits["train"]) // config.data.batch_size
+    sizes = {"steps_per_epoch": steps_per_epoch, "batch_size": config.data.batch_size}
     total_steps = configs.duration(config.train, "total", total_steps=0, **sizes)
-    every = {
-        k: configs.duration(config.train, k, total_steps=total_steps, **sizes) for k in ("eval", "log", "checkpoint")
-    }
-    built = program(config, dataset.num_classes, sizes["steps_per_epoch"], total_steps)
+    sizes["total_steps"] = total_steps
+    every = {k: configs.duration(config.train, k, **sizes) for k in ("eval", "log", "checkpoint")}
+    every["diagnostics"] = configs.duration(config.diagnostics, "every", required=False, **sizes)
+    return steps_per_epoch, total_steps, every
+
+
+def initial_state(built: Program, config: Any, dataset: data.DataSet) -> TrainState:
+    """Returns the state before the first step: parameters by seed, or imported where the config says so."""
     key = jax.random.key(config.seed)
     image = jnp.zeros((1, *dataset.image_shape), jnp.float32)
     variables = _init(built)(jax.random.fold_in(key, 0), image)
@@ -98,13 +139,7 @@ def setup(config: Any) -> Setup:
         given = config.pretrained
         variables, report = import_weights(given.path, built.attached, variables, reinitialise=given.reinitialise)
         logger.info("%s", report)
-    state = create_state(built, variables, jax.random.fold_in(key, 1), _trunk(built, variables, config, dataset))
-    train_function, eval_function = _functions(built, where, _batch_spec(config, dataset))
-    return Setup(
-        program=built, where=where, state=state, train_step=train_function, eval_step=eval_function, dataset=dataset,
-        pipeline=pipeline, total_steps=total_steps, every=every,
-        example=jax.random.normal(jax.random.key(0), (2, *dataset.image_shape)),
-    )  # fmt: skip
+    return create_state(built, variables, jax.random.fold_in(key, 1), _trunk(built, variables, config, dataset))
 
 
 def cost_table(setup: Setup) -> str:
@@ -151,7 +186,7 @@ def evaluate_bare(config: Any, bare: nn.Module, variables: Any, split: str) -> d
         attach(bare, {}), Main(**main), (), weighting.own_weights({"name": "constant"}, {}), optax.identity(), 1
     )
     where = parallel.layout("jit", 1)
-    eval_function = _functions(built, where, _batch_spec(config, dataset))[1]
+    eval_function = batches.functions(built, where, batches.batch_spec(config, dataset))[1]
     halves = {collection: {"model": value, "heads": {}} for collection, value in variables.items()}
     state = create_state(built, {"params": {"model": {}, "heads": {}}} | halves, jax.random.key(0))
     setup = Setup(built, where, state, eval_function, eval_function, dataset, pipeline, 1, {}, jnp.zeros(()))
@@ -161,27 +196,7 @@ def evaluate_bare(config: Any, bare: nn.Module, variables: Any, split: str) -> d
 
 @functools.lru_cache(maxsize=16)
 def _program(config_json: str, num_classes: int, steps_per_epoch: int, total_steps: int) -> Program:
-    config = configs.tuples(json.loads(config_json))
-    attached = attach(model(config, num_classes), heads(config, num_classes))
-    main = dict(config["main"])
-    head_weights = {name: head.weight for name, head in attached.heads.items()}
-    chosen = weighting.choose(config["weighting"])
-    dropped = weighting.dropped(chosen.schedule, head_weights)
-    weights = {name: weight for name, weight in head_weights.items() if name not in dropped}
-    return Program(
-        attached=attached,
-        names=tuple(weights),
-        weights=weighting.own_weights(chosen.schedule, weights, main_weight=main.pop("weight")),
-        weighting=chosen.weighting,
-        trunk=chosen.trunk,
-        pullbacks=chosen.pullbacks,
-        main=Main(**main),
-        optimizer=optimizer.make(config["optimizer"], total_steps, steps_per_epoch, config["batch_size"]),
-        learning_rate=optimizer.learning_rate(config["optimizer"], total_steps, steps_per_epoch, config["batch_size"]),
-        total_steps=total_steps,
-        accumulate=config["optimizer"]["accumulate"],
-        ema_decay=config["optimizer"]["ema_decay"],
-    )
+    return assemble(configs.tuples(json.loads(config_json)), num_classes, steps_per_epoch, total_steps)
 
 
 def _trunk(built: Program, variables: Any, config: Any, dataset: data.DataSet) -> Any:
@@ -196,23 +211,3 @@ def _trunk(built: Program, variables: Any, config: Any, dataset: data.DataSet) -
 @functools.lru_cache(maxsize=16)
 def _init(built: Program) -> Callable[..., Any]:
     return ops.fast_init(built.attached.init)
-
-
-@functools.lru_cache(maxsize=16)
-def _functions(built: Program, where: Layout, spec: data.BatchSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns the compiled training and evaluation steps, each from a pipeline's inputs."""
-
-    def training(state: TrainState, resident: Any, inputs: Any, axis_name: str | None = None) -> Any:
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
-        if axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        return train_step(state, data.to_batch(resident, inputs, spec, key), axis_name=axis_name)
-
-    def evaluation(state: TrainState, resident: Any, inputs: Any, axis_name: str | None = None) -> Any:
-        return eval_step(state, data.to_batch(resident, inputs, spec), axis_name=axis_name)
-
-    return parallel.compile_train(where, training), parallel.compile_eval(where, evaluation)
-
-
-def _batch_spec(config: Any, dataset: data.DataSet) -> data.BatchSpec:
-    return data.BatchSpec(dataset.num_classes, dataset.mean, dataset.std, **config.data.augment.to_dict())

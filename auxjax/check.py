@@ -11,6 +11,7 @@ import ml_collections
 
 from auxjax import held_out, weighting
 from auxjax.config import OPEN, base, duration, flatten, head, plain
+from auxjax.diagnostics.recording import IN_TRAINING
 from auxjax.errors import AuxjaxError, nearest, unknown
 from auxjax.heads import HEADS
 from auxjax.losses import LOSSES, TAUGHT
@@ -18,6 +19,7 @@ from auxjax.models import MODELS
 from auxjax.optimizer import OPTIMIZERS, SCHEDULES
 from auxjax.parallel import MODES
 from auxjax.pretrained import check_file
+from auxjax.state import REMAT
 from auxjax.weighting import schedule
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -147,11 +149,13 @@ def _check_names(config: Mapping[str, Any]) -> None:
     optimizer = config["optimizer"]
     named = [
         ("dtype", config["dtype"], DTYPES), ("data.cache", config["data"]["cache"], CACHES),
-        ("parallel.mode", config["parallel"]["mode"], MODES), ("loss of main", config["main"]["loss"], LOSSES),
+        ("parallel.mode", config["parallel"]["mode"], MODES),
+        ("parallel.remat", config["parallel"]["remat"], REMAT), ("loss of main", config["main"]["loss"], LOSSES),
         ("optimizer", optimizer["name"], OPTIMIZERS),
         ("learning rate schedule", optimizer["schedule"]["name"], SCHEDULES),
     ]  # fmt: skip
     named += [(f"loss of head {name!r}", entry["loss"], LOSSES) for name, entry in config["heads"].items()]
+    named += [("diagnostic in training", name, IN_TRAINING) for name in config["diagnostics"]["names"]]
     for what, name, valid in named:
         if name not in valid:
             raise unknown(what, name, valid)
@@ -192,6 +196,10 @@ def _check_ranges(config: Mapping[str, Any]) -> None:
     for key in (*_FRACTIONS, *(f"{name}.label_smoothing" for name in heads)):
         if not 0 <= flat[key] < 1:
             raise AuxjaxError(f"{key}={flat[key]} must be in [0, 1)")
+    if not 0 <= flat["data.label_noise"] <= 1:
+        raise AuxjaxError(f"data.label_noise={flat['data.label_noise']} must be in [0, 1]")
+    if flat["data.label_noise"] and flat["data.cache"] != "device":
+        raise AuxjaxError("data.label_noise is decided by an example's position: it needs data.cache='device'")
     if not 0 <= config["seed"] < 2**32:
         raise AuxjaxError(f"seed={config['seed']} must be in [0, 2**32)")
 
@@ -203,3 +211,5 @@ def _check_durations(config: Mapping[str, Any]) -> None:
         duration(train, f"train.{prefix}", **sizes)
     schedule = {f"optimizer.schedule.{key}": value for key, value in config["optimizer"]["schedule"].items()}
     duration(schedule, "optimizer.schedule.warmup", required=False, **sizes)
+    diagnostics = {f"diagnostics.{key}": value for key, value in config["diagnostics"].items()}
+    duration(diagnostics, "diagnostics.every", required=bool(config["diagnostics"]["names"]), **sizes)

@@ -75,19 +75,22 @@ def as_tree(state: TrainState) -> dict[str, Any]:
     return tree | {name: dict(_numbered(getattr(state, name))) for name in ("opt_state", "weighting_state")}
 
 
-def restore(manager: ocp.CheckpointManager, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-    """Returns the newest saved state, laid out like `state`, and its data position; None where nothing was saved.
+def restore(
+    manager: ocp.CheckpointManager, state: TrainState, step: int | str = "last"
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """Returns a saved state, laid out like `state`, and its data position; None where nothing was saved.
 
-    Raises AuxjaxError naming the first array that differs where the checkpoint is of another model.
+    `step` is "last", "best" or a number. Raises AuxjaxError for a step that was not kept, and, naming the first array
+    that differs, where the checkpoint is of another model.
     """
-    step = manager.latest_step()
-    if step is None:
+    if manager.latest_step() is None:
         return None
+    number = _step_number(manager, step)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_tree(state))
-    saved = manager.item_metadata(step)["state"]
+    saved = manager.item_metadata(number)["state"]
     check_paths(_metadata_paths(saved), paths(abstract), f"{manager.directory} has a checkpoint of another model")
     items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
-    restored = manager.restore(step, args=items)
+    restored = manager.restore(number, args=items)
     tree = dict(restored["state"])
     for name in ("opt_state", "weighting_state"):
         structure = jax.tree.structure(getattr(state, name))
@@ -145,8 +148,13 @@ def find_step(workdir: Path, step: int | str = "last") -> int:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 

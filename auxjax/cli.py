@@ -8,9 +8,10 @@ import importlib.util
 import itertools
 import logging
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def define_config() -> Any:
 
 def load_config(path: str | Path, argument: str = "") -> Any:
     """Returns what `get_config(argument)` of a config file gives; raises AuxjaxError where that fails."""
+    return from_file(path, lambda module: module.get_config(argument))
+
+
+def from_file(path: str | Path, read: Callable[[Any], Any]) -> Any:
+    """Returns what `read` makes of a config file's module; raises AuxjaxError, naming the line, where that fails."""
     path = Path(path)
     if not path.is_file():
         raise _no_file(path)
@@ -38,7 +44,7 @@ def load_config(path: str | Path, argument: str = "") -> Any:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module.get_config(argument)
+        return read(module)
     except AuxjaxError:
         raise
     except Exception as error:
@@ -47,33 +53,47 @@ def load_config(path: str | Path, argument: str = "") -> Any:
         raise AuxjaxError(f"config file {where}: {type(error).__name__}: {_one_line(error)}") from None
 
 
-def run(main: Callable[[], int | None], needs: tuple[str, ...] = ()) -> None:
-    """Parses the flags, of which `needs` must be given, runs `main` and exits: 0, or 2 after an error's one line."""
+def config_file() -> str:
+    """Returns the path of the config file that the command line gives."""
+    return _given(sys.argv[1:])["config"].partition(":")[0]
+
+
+def run(
+    main: Callable[[], int | None], needs: tuple[str, ...] = (), arguments: list[str] | None = None
+) -> None:  # fmt: skip
+    """Parses the flags, of which `needs` must be given, runs `main` and exits: 0, or 2 after an error's one line.
+
+    What is no flag is added to `arguments`, and is an error without them.
+    """
+    command = shlex.join(["python", *sys.argv])
     try:
-        _parse(needs)
+        _parse(needs, arguments)
         _set_up()
         sys.exit(main() or 0)
     except AuxjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"interrupted: the same command goes on from the last checkpoint: {command}", file=sys.stderr)
         sys.exit(130)
 
 
-def _parse(needs: tuple[str, ...]) -> None:
+def _parse(needs: tuple[str, ...], arguments: list[str] | None = None) -> None:
     app.define_help_flags()
+    flags.FLAGS.set_gnu_getopt()  # flags may follow arguments
     added = _check_config(_given(sys.argv[1:]))
     try:
         # ml_collections looks for overrides in sys.argv, whatever it is given.
-        sys.argv[:] = _without(sys.argv, added)
+        sys.argv[:] = without(sys.argv, added)
         rest = flags.FLAGS(sys.argv)[1:]
     except flags.Error as error:
         raise AuxjaxError(_one_line(error)) from None
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         # What ml_collections raises for an override that does not fit.
         raise AuxjaxError(f"config: {_one_line(error)}") from None
-    if rest:
+    if arguments is not None:
+        arguments.extend(rest)
+    elif rest:
         raise AuxjaxError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     if added:
         from auxjax.check import finalize
@@ -122,12 +142,12 @@ def _check_config(given: dict[str, str]) -> dict[str, str]:
     return added
 
 
-def _without(arguments: list[str], added: dict[str, str]) -> list[str]:
-    """Returns the command line less the flags in `added`, whose values may follow after a space."""
+def without(arguments: list[str], names: Collection[str]) -> list[str]:
+    """Returns a command line less the flags in `names`, whose values may follow after a space."""
     kept, skip = [], False
     for argument in arguments:
         name, equals, _ = argument.lstrip("-").partition("=")
-        ours = argument.startswith("-") and name in added
+        ours = argument.startswith("-") and name in names
         if not ours and not skip:
             kept.append(argument)
         skip = ours and not equals

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import ml_collections
 
 from auxjax.errors import AuxjaxError, unknown
@@ -51,6 +52,7 @@ def base() -> ml_collections.ConfigDict:
             "validation_examples": 0,  # held out of the training split; evaluated in place of the test split
             "num_workers": 0,  # Grain's processes; 0 reads in threads
             "image_size": 0,  # resized to this if not 0
+            "label_noise": 0.0,  # share of training labels that are drawn at random once; needs cache=device
             "augment": {"crop_padding": 0, "flip": False, "mixup": 0.0, "cutout": 0},
         },
         "optimizer": {
@@ -68,7 +70,10 @@ def base() -> ml_collections.ConfigDict:
             **durations("log", steps=50),
             **durations("checkpoint", epochs=1.0), "keep_last": 1, "keep_best": 1,
         },
-        "parallel": {"mode": "jit", "num_devices": 0},  # 0: all
+        "diagnostics": {"names": (), **durations("every")},  # while training: gradient_norm, similarity, variance
+        # num_devices 0: all. remat: what the backward pass computes again, to save memory: none, dots (all but
+        # matrix products and convolutions), full.
+        "parallel": {"mode": "jit", "num_devices": 0, "remat": "none"},
         "writers": {"tensorboard": False, "wandb": False},
     }).lock()  # fmt: skip
 
@@ -100,6 +105,11 @@ def duration(
         raise AuxjaxError(f"{key}={value} must be positive, or 0 where another unit is set")
     scale = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / batch_size, "percent": total_steps / 100}
     return max(round(value * scale[key.removeprefix(f"{prefix}_")]), 1)
+
+
+def is_on(value: Any, off: float = 0.0) -> bool:
+    """Returns whether what a number switches is there: always where the number is an argument of a compiled program."""
+    return isinstance(value, jax.Array) or value != off
 
 
 def due(step: int, every: int, total: int) -> bool:

@@ -10,6 +10,14 @@ class AuxjaxError(ValueError):
     """A mistake in what the user gave; its message is one line, and the entry points exit with code 2."""
 
 
+class NotFiniteError(AuxjaxError):
+    """A loss or gradient that is not finite, at `step`: the run diverged."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest valid names, or an empty string."""
     close = difflib.get_close_matches(name, list(valid), n=3, cutoff=0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -74,7 +74,7 @@ def accumulated_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_
 
     no_hits = {name: {"correct": jnp.zeros(()), "count": jnp.zeros(())} for name in state.program.objectives}
     start = (jnp.zeros_like(counts), jax.tree.map(jnp.zeros_like, state.params), no_hits, state.statistics)
-    (losses, grads, hits, statistics), _ = jax.lax.scan(add, start, (_split(batch, pieces), jnp.arange(pieces)))
+    (losses, grads, hits, statistics), _ = jax.lax.scan(add, start, (microbatches(batch, pieces), jnp.arange(pieces)))
     losses, grads = psum((losses, grads), axis_name)
     return Pass(losses, weights, weighting_state, grads, statistics, hits)
 
@@ -99,12 +99,29 @@ def apply(
 ) -> tuple[dict[str, jax.Array], Any]:
     """Returns the outputs of main and the heads, and every collection that the pass changed, and those in `also`."""
     program = state.program
-    result: tuple[dict[str, jax.Array], Any] = program.attached.apply(
-        {"params": params, **statistics}, *(batch[name] for name in program.inputs), train=True, heads=program.names,
-        rngs={"dropout": key}, mutable=(*(tuple(statistics) or ("batch_stats",)), *also), step=state.step,
-        feedback=feedback,
-    )  # fmt: skip
+
+    def passed(params: Any, statistics: Any, inputs: Any, key: jax.Array, feedback: Any) -> Any:
+        return program.attached.apply(
+            {"params": params, **statistics}, *inputs, train=True, heads=program.names, rngs={"dropout": key},
+            mutable=(*(tuple(statistics) or ("batch_stats",)), *also), step=state.step, feedback=feedback,
+        )  # fmt: skip
+
+    inputs = [batch[name] for name in program.inputs]
+    result: tuple[dict[str, jax.Array], Any] = rematerialised(passed, program.remat)(
+        params, statistics, inputs, key, feedback
+    )
     return result
+
+
+def rematerialised(function: Callable[..., Any], remat: str) -> Callable[..., Any]:
+    """Returns `function`, what `remat` (state.REMAT) names being computed again in its backward pass."""
+    if remat == "none":
+        return function
+    return jax.checkpoint(function, policy=_is_product if remat == "dots" else None)
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
 
 
 def measure(
@@ -130,7 +147,7 @@ def shares_of(
     return tuple(s / jnp.maximum(psum(c, axis_name), 1) for s, c in zip(sums, counts, strict=True)), extras
 
 
-def _split(batch: Batch, pieces: int) -> Batch:
+def microbatches(batch: Batch, pieces: int) -> Batch:
     """Returns the batch as `pieces` microbatches, each taken across the whole batch: every device has a share."""
     return {k: jnp.swapaxes(v.reshape(-1, pieces, *v.shape[1:]), 0, 1) for k, v in batch.items()}
 

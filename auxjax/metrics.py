@@ -100,7 +100,7 @@ class WeightsAndBiases:
             raise missing_extra("wandb", "wandb") from None
         # Kept in the folder, so that a resumed run goes on and a folder of the same name elsewhere is another run.
         identity = folder / "wandb_id"
-        if not identity.exists():
+        if not identity.exists() or not identity.read_text():
             identity.write_text(uuid.uuid4().hex)
         self._run = wandb.init(
             dir=str(folder), name=folder.name, config=dict(config), resume="allow", id=identity.read_text()

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from auxjax.config import duration
+from auxjax.config import duration, is_on
 from auxjax.errors import unknown
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "lars", "lamb")
@@ -31,7 +31,7 @@ def make(
     return optax.chain(
         optax.clip_by_global_norm(config["clip_norm"]) if config["clip_norm"] else optax.identity(),
         _update(config, rate),
-        optax.masked(optax.scale(factor), _only_heads) if factor != 1.0 else optax.identity(),
+        optax.masked(optax.scale(factor), _only_heads) if is_on(factor, off=1.0) else optax.identity(),
     )
 
 
@@ -52,7 +52,7 @@ def learning_rate(
     every = max(round(total_steps * schedule["every_percent"] / 100), 1)
     after = {
         "constant": lambda: optax.constant_schedule(peak),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=floor / peak if peak else 0.0),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=floor / peak if is_on(peak) else 0.0),
         "linear": lambda: optax.linear_schedule(peak, floor, rest),
         "step": lambda: lambda step: peak * schedule["gamma"] ** ((step + warmup) // every),
         "exponential": lambda: lambda step: peak * schedule["gamma"] ** ((step + warmup) / every),
@@ -64,11 +64,13 @@ def learning_rate(
 
 def _update(config: Mapping[str, Any], rate: Callable[[Any], Any]) -> optax.GradientTransformation:
     """Returns the optimizer as optax composes it; rmsprop and lars have the learning rate inside their momentum."""
-    decay = optax.add_decayed_weights(config["weight_decay"], _matrices) if config["weight_decay"] else optax.identity()
+    decayed = is_on(config["weight_decay"])
+    decay = optax.add_decayed_weights(config["weight_decay"], _matrices) if decayed else optax.identity()
     adam = optax.scale_by_adam(b1=config["b1"], b2=config["b2"], eps=config["eps"])
     rms = optax.scale_by_rms(decay=config["b2"], eps=config["eps"])
     trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), _matrices)
-    trace = optax.trace(config["momentum"], nesterov=config["nesterov"]) if config["momentum"] else optax.identity()
+    momentum = config["momentum"]
+    trace = optax.trace(momentum, nesterov=config["nesterov"]) if is_on(momentum) else optax.identity()
     step = optax.scale_by_learning_rate(rate)
     return {
         "sgd": optax.chain(decay, trace, step),

@@ -58,7 +58,7 @@ def place_state(where: Layout, state: Any) -> Any:
         stacked = jax.tree.map(lambda x: _stack(x, len(where.devices)), state)
         return jax.device_put(stacked, NamedSharding(where.mesh, PartitionSpec(AXIS)))
     # device_put may alias its source, and donating an alias deletes the original too.
-    return jax.tree.map(lambda x, s: jax.device_put(x.copy(), s), state, _state_shardings(where, state))
+    return jax.tree.map(lambda x, s: jax.device_put(x.copy(), s), state, state_shardings(where, state))
 
 
 def place_resident(where: Layout, arrays: Any) -> Any:
@@ -102,7 +102,7 @@ def compile_train(where: Layout, function: Callable[..., Any]) -> Callable[..., 
     @functools.wraps(function)
     def run(state: Any, resident: Any, batch: Any) -> Any:
         state, metrics = function(state, resident, batch)
-        constrained = jax.lax.with_sharding_constraint(state, _state_shardings(where, state))
+        constrained = jax.lax.with_sharding_constraint(state, state_shardings(where, state))
         return constrained, jax.lax.with_sharding_constraint(metrics, NamedSharding(where.mesh, PartitionSpec()))
 
     return jax.jit(run, donate_argnums=0)
@@ -135,7 +135,7 @@ def _is_batch_norm(module: nn.Module) -> bool:
     return any("BatchNorm" in kind.__name__ for kind in type(module).__mro__)
 
 
-def _state_shardings(where: Layout, state: Any) -> Any:
+def state_shardings(where: Layout, state: Any) -> Any:
     """Returns a sharding for every array: whole on every device, or under fsdp its longest divisible axis split."""
     count = len(where.devices)
 

@@ -13,7 +13,7 @@ import numpy as np
 import tqdm.auto
 
 from auxjax import metrics
-from auxjax.errors import AuxjaxError
+from auxjax.errors import NotFiniteError
 
 logger = logging.getLogger("auxjax")
 
@@ -58,8 +58,13 @@ class Recorder:
             self._pending = (step, values)
         self._bar.update(1)
 
+    def pause(self, seconds: float) -> None:
+        """Leaves out of steps_per_second what else was done for so long."""
+        step, then = self._clock
+        self._clock = (step, then + seconds)
+
     def flush(self) -> None:
-        """Records what is pending; raises AuxjaxError naming the loss that is not finite."""
+        """Records what is pending; raises NotFiniteError naming the loss that is not finite."""
         if self._pending is None:
             return
         (step, values), self._pending = self._pending, None
@@ -87,10 +92,11 @@ class Recorder:
 
 
 def check_finite(step: int, scalars: Mapping[str, float]) -> None:
-    """Raises AuxjaxError naming the head whose loss is not finite at `step`, main last: a head's NaN spreads to it."""
+    """Raises NotFiniteError naming the head whose loss is not finite, main last: a head's NaN spreads to it."""
     bad = [name for name, value in scalars.items() if name.startswith("loss/") and not math.isfinite(value)]
     for name in sorted(bad, key=lambda n: n in ("loss/main", "loss/total")):
-        raise AuxjaxError(
+        raise NotFiniteError(
             f"{name} is {scalars[name]} at step {step}: lower optimizer.learning_rate or that head's weight, "
-            "or set optimizer.clip_norm; the last checkpoint is whole"
+            "or set optimizer.clip_norm; the last checkpoint is whole",
+            step,
         )

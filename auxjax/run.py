@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from auxjax import config as configs
-from auxjax.checkpoint import check_workdir, write_json
+from auxjax.checkpoint import check_workdir, write_json, write_text
 from auxjax.data import DataSet
 from auxjax.errors import AuxjaxError
 
@@ -46,7 +46,7 @@ def check_folder(config: Any, workdir: str | Path) -> Path:
 
 def describe(folder: Path, config: Any, dataset: DataSet) -> None:
     """Writes what runs: config, overrides, versions, and what inference must know of the data."""
-    (folder / "config.json").write_text(configs.to_json(config))
+    write_text(folder / "config.json", configs.to_json(config))
     write_json(folder / "overrides.json", overrides(config))
     write_json(folder / "versions.json", versions())
     write_json(folder / "dataset.json", {key: value for key, value in dataset._asdict().items() if key != "splits"})

@@ -18,6 +18,9 @@ from auxjax.weighting.protocol import CONSTANT, Weighting
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
+# What the backward pass computes again in place of keeping it: nothing, all but matrix products and convolutions, all.
+REMAT = ("none", "dots", "full")
+
 
 class Main(NamedTuple):
     """The loss on the model's own output, as a Head has it for a tap."""
@@ -44,6 +47,7 @@ class Program(NamedTuple):
     accumulate: int = 1
     ema_decay: float = 0.0
     inputs: tuple[str, ...] = ("image",)
+    remat: str = "none"  # one of REMAT
 
     @property
     def objectives(self) -> dict[str, Main | Head]:

@@ -26,10 +26,8 @@ def train_step(state: TrainState, batch: Batch, *, axis_name: str | None = None)
     Under `pmap`, `axis_name` names the device axis; under `jit` over a mesh there is nothing to say.
     """
     program = state.program
-    key = jax.random.fold_in(state.key, state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    result = _backward(program)(state, batch, key, axis_name)
+    key = step_key(state, axis_name)
+    result = backward(program)(state, batch, key, axis_name)
     updates, opt_state = program.optimizer.update(result.grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema_params
@@ -46,7 +44,13 @@ def train_step(state: TrainState, batch: Batch, *, axis_name: str | None = None)
     return new_state, _metrics(program, result, psum(result.hits, axis_name))
 
 
-def _backward(program: Program) -> Callable[..., Pass]:
+def step_key(state: TrainState, axis_name: str | None = None) -> jax.Array:
+    """Returns the key of this step's dropout masks, on each device of a pmap its own."""
+    key = jax.random.fold_in(state.key, state.step)
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
+def backward(program: Program) -> Callable[..., Pass]:
     """Returns the cheapest backward pass that gives the weighting what it needs."""
     if not program.weighting.needs & {"gramian", "gradients", "held_out"}:
         return gradients if program.accumulate == 1 else accumulated_gradients

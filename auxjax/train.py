@@ -17,6 +17,7 @@ from auxjax import build, checkpoint, parallel, run
 from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
+from auxjax.diagnostics.recording import Diagnostics
 from auxjax.proof import bare_shapes, prove_stripped
 from auxjax.record import Recorder
 from auxjax.step import TrainState
@@ -36,6 +37,7 @@ class Result:
     state: TrainState
     history: list[dict[str, Any]]
     evaluation: dict[str, float]
+    diagnostics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -59,15 +61,18 @@ def train(config: Any, workdir: str | Path | None = None, *, progress: bool = Tr
         run.describe(folder, config, setup.dataset)
     with contextlib.ExitStack() as stack:
         recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
+        diagnostics = stack.enter_context(Diagnostics(config, setup, folder, progress))
         manager = None
         if folder is not None:
             manager = stack.enter_context(
                 checkpoint.open_manager(folder, config.train.keep_last, config.train.keep_best)
             )
-        state, evaluation = _loop(setup, recorder, manager)
+        state, evaluation = _loop(setup, recorder, diagnostics, manager)
     if folder is not None:
         checkpoint.write_json(folder / "DONE", {"step": setup.total_steps, **evaluation})
-    return Result(config, folder, parallel.fetch_state(setup.where, state), recorder.history, evaluation)
+        (folder / "FAILED").unlink(missing_ok=True)
+    last = parallel.fetch_state(setup.where, state)
+    return Result(config, folder, last, recorder.history, evaluation, diagnostics.records)
 
 
 def evaluate(workdir: str | Path, split: str = "test", step: int | str = "last") -> dict[str, float]:
@@ -107,19 +112,22 @@ def load_attached(workdir: str | Path, step: int | str = "last") -> tuple[Any, A
 
 
 def _loop(
-    setup: build.Setup, recorder: Recorder, manager: ocp.CheckpointManager | None
+    setup: build.Setup, recorder: Recorder, diagnostics: Diagnostics, manager: ocp.CheckpointManager | None
 ) -> tuple[Any, dict[str, float]]:
     """Runs the steps that are left; returns the placed state and the test split's scores."""
     where, total, every, pipeline = setup.where, setup.total_steps, setup.every, setup.pipeline
     state = setup.state if manager is None else _resume(setup, manager)
     start = int(state.step)
     recorder.start(start)
+    diagnostics.start(start)
     resident = {
         split: parallel.place_resident(where, pipeline.resident(split)) for split in {"train", "test", setup.eval_split}
     }
     placed, scores = parallel.place_state(where, state), None
     for step in range(start + 1, total + 1):
-        placed, metrics = setup.train_step(placed, resident["train"], parallel.place_batch(where, next(pipeline)))
+        inputs = parallel.place_batch(where, next(pipeline))
+        recorder.pause(diagnostics.measure(step, placed, resident["train"], inputs))
+        placed, metrics = setup.train_step(placed, resident["train"], inputs)
         recorder.step(step, metrics)
         evaluated = due(step, every["eval"], total)
         if evaluated:
@@ -136,8 +144,10 @@ def _loop(
     recorder.flush()
     if scores is None or setup.eval_split != "test":
         scores = build.evaluate(setup, placed, resident["test"], "test")
-        if start < total:
+        # A run may have been killed between its last checkpoint and this record.
+        if all((record["split"], record["step"]) != ("test", total) for record in recorder.history):
             recorder.evaluation("test", total, scores)
+    diagnostics.finish()
     return placed, scores
 
 

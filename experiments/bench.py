@@ -11,7 +11,9 @@ from absl import flags
 from auxjax import cli
 
 PARTS = flags.DEFINE_list(
-    "parts", ["ops", "scan", "init", "step", "heads", "inference", "deployed", "weighting", "torch"], "What to measure."
+    "parts",
+    ["ops", "scan", "init", "step", "heads", "inference", "deployed", "weighting", "population", "torch"],
+    "What to measure.",
 )
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of each comparison.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 64, "Images a step of GoogLeNet (32 px, small stem).", lower_bound=1)
@@ -19,11 +21,11 @@ BATCH = flags.DEFINE_integer("batch", 64, "Images a step of GoogLeNet (32 px, sm
 
 def main() -> None:
     """Runs the parts in their order."""
-    from benchmarks import googlenet, inference, weighting
+    from benchmarks import googlenet, inference, population, weighting
 
     from auxjax.errors import unknown
 
-    parts = googlenet.PARTS | inference.PARTS | weighting.PARTS
+    parts = googlenet.PARTS | inference.PARTS | weighting.PARTS | population.PARTS
     for part in PARTS.value:
         if part not in parts:
             raise unknown("part", part, parts)

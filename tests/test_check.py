@@ -49,7 +49,7 @@ def test_finalize_changes_nothing_it_was_given_and_nothing_the_second_time() -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": 1}, "unknown config key 'lr'; valid: data, dtype"),
+        ({"lr": 1}, "unknown config key 'lr'; valid: data, diagnostics, dtype"),
         ({"data.batchsize": 1}, "unknown config key 'data.batchsize'; did you mean 'data.batch_size'"),
         ({"optimizer.schedule.warmup": 1}, "did you mean 'optimizer.schedule.warmup_"),
         ({"data": {"name": "digits"}}, r"data lost its keys .*batch_size.*: set single keys, as in config.data\.\w+="),

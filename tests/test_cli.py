@@ -134,7 +134,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_parse", lambda needs: None)
+    monkeypatch.setattr(cli, "_parse", lambda *given: None)
     monkeypatch.setattr(cli, "_set_up", lambda: None)
     for main, code in ((interrupted, 130), (lambda: None, 0), (lambda: 3, 3)):
         with pytest.raises(SystemExit) as ended:

@@ -24,9 +24,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("heads", "layers", "models"),
     ("attach", "optimizer", "parallel", "proof", "pullbacks", "taps", "trunk"),
     ("gradients", "head_gradients", "held_out", "state", "step", "tap_gradients"),
-    ("build", "catalogue", "check", "checkpoint", "exit_table", "exits", "pretrained", "summary", "torch_names"),
-    ("diagnostics", "export", "population", "preflight", "record", "run", "session", "train"),
-    ("ablate", "cli", "compare", "report"),
+    (
+        *("batches", "build", "catalogue", "check", "checkpoint", "diagnostics"),
+        *("exit_table", "exits", "pretrained", "summary", "torch_names"),
+    ),
+    ("export", "population", "preflight", "record", "run", "session", "train"),
+    ("ablate", "ablation_file", "arms", "cli", "compare", "diagnose", "doctor", "report", "sweep", "workers"),
 )
 LAYER = {module: number for number, layer in enumerate(LAYERS) for module in layer}
 
@@ -159,7 +162,7 @@ def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 # The file, or "file:function", that is longer than 250 lines, or 40, and why.
-LONGER: dict[str, str] = {}
+LONGER: dict[str, str] = {"auxjax/config.py:base": "every key and its default on one page"}
 
 
 def test_files_and_functions_are_short() -> None:

@@ -245,3 +245,29 @@ def test_fast_init_gives_flaxs_values() -> None:
     model, x = nn.Dense(64), jnp.ones((1, 64))
     fast = ops.fast_init(model.init)(jax.random.key(0), x)
     close(fast, model.init(jax.random.key(0), x), 2e-7)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_dropout_is_nn_dropout_bit_for_bit(rate: float) -> None:
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    for train in (True, False):
+        ours, flaxs = (
+            module(rate, name="dropout").apply({}, x, deterministic=not train, rngs={"dropout": jax.random.key(1)})
+            for module in (ops.Dropout, nn.Dropout)
+        )
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(flaxs))
+
+
+def test_dropout_takes_its_rate_as_an_argument() -> None:
+    x = jnp.ones((64, 64))
+
+    @jax.jit
+    def run(rate: Any) -> jax.Array:
+        out = ops.Dropout(rate).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(1)})
+        assert isinstance(out, jax.Array)
+        return out
+
+    for rate in (0.25, 0.5):
+        expected = nn.Dropout(rate).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(1)})
+        np.testing.assert_allclose(run(jnp.float32(rate)), np.asarray(expected), rtol=1e-6)
+    np.testing.assert_array_equal(run(jnp.float32(0)), x)

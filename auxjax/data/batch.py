@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from auxjax.config import is_on
+
 
 class BatchSpec(NamedTuple):
-    """What turns raw examples into a batch; hashable. Sizes are pixels, `mixup` the Beta distribution's parameter."""
+    """What turns raw examples into a batch; hashable. Sizes are pixels, `mixup` the Beta distribution's parameter.
+
+    `label_noise` is the share of training labels that are random; it may be an argument of a compiled program.
+    """
 
     num_classes: int
     mean: tuple[float, ...]
@@ -20,21 +25,30 @@ class BatchSpec(NamedTuple):
     flip: bool = False
     mixup: float = 0.0
     cutout: int = 0
+    label_noise: Any = 0.0
 
 
 Arrays = Mapping[str, jax.Array] | Mapping[str, np.ndarray]
 
 
-def to_batch(resident: Arrays, inputs: Arrays, spec: BatchSpec, key: jax.Array | None = None) -> dict[str, jax.Array]:
+def to_batch(
+    resident: Arrays,
+    inputs: Arrays,
+    spec: BatchSpec,
+    key: jax.Array | None = None,
+    noise_key: jax.Array | None = None,
+) -> dict[str, jax.Array]:
     """Returns `{"image": float32[B, H, W, C], "label"}` and the inputs' mask, if any.
 
     `inputs` has `index` int32[B] into the `resident` arrays, or the raw examples. With a `key` (training) the images
-    are augmented; mixup makes the labels soft, float32[B, N].
+    are augmented; mixup makes the labels soft, float32[B, N]. `noise_key`, the same at every step, is for label noise.
     """
     rest = {name: jnp.asarray(value) for name, value in inputs.items() if name != "index"}
     index = inputs.get("index")
     raw = rest if index is None else rest | {name: jnp.asarray(array[index]) for name, array in resident.items()}
     image, label = raw.pop("image"), raw.pop("label")
+    if noise_key is not None and is_on(spec.label_noise):
+        label = noisy_labels(label, inputs["index"], spec.num_classes, spec.label_noise, noise_key)
     if key is not None:
         crop_key, flip_key, cutout_key = jax.random.split(jax.random.fold_in(key, 0), 3)
         image = random_crop(image, spec.crop_padding, crop_key) if spec.crop_padding else image
@@ -46,6 +60,22 @@ def to_batch(resident: Arrays, inputs: Arrays, spec: BatchSpec, key: jax.Array |
         if spec.mixup:
             image, label = mixup(image, label, spec.num_classes, spec.mixup, jax.random.fold_in(key, 1))
     return {"image": image, "label": label, **raw}
+
+
+def noisy_labels(labels: jax.Array, index: Any, num_classes: int, share: Any, key: jax.Array) -> jax.Array:
+    """Returns each label replaced with probability `share` by a class drawn from all, the true one included.
+
+    As in Zhang et al. 2017, arXiv 1611.03530, section 2.1 ("partially corrupted labels"). What an example gets depends
+    on its index and the key alone: it is the same in every epoch, and the examples that a smaller share corrupts are
+    among those of a larger one.
+    """
+
+    def one(position: jax.Array) -> tuple[jax.Array, jax.Array]:
+        chance_key, class_key = jax.random.split(jax.random.fold_in(key, position))
+        return jax.random.uniform(chance_key), jax.random.randint(class_key, (), 0, num_classes, labels.dtype)
+
+    chance, drawn = jax.vmap(one)(jnp.asarray(index))
+    return jnp.where(chance < share, drawn, labels)
 
 
 def random_crop(images: jax.Array, padding: int, key: jax.Array) -> jax.Array:

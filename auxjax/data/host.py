@@ -77,6 +77,12 @@ class HostPipeline:
             yield whole | {"mask": (np.arange(count) < filled).astype(np.float32)}
 
 
+def read_examples(dataset: DataSet, split: str, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns images uint8[n, H, W, C] and labels int32[n] at `positions` of a split, made one size as to evaluate."""
+    source, size = dataset.split(split), dataset.image_shape[:2]
+    return _read(source, functools.partial(centre_crop if _differ(source) else resize, size=size), positions)
+
+
 def _read(split: Records | Subset, fit: Callable[..., np.ndarray], positions: np.ndarray) -> dict[str, np.ndarray]:
     """Returns a batch whose images `fit` has made one size."""
     examples = split.__getitems__(positions)

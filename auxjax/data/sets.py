@@ -78,9 +78,14 @@ def load(config: Mapping[str, Any]) -> DataSet:
     if None in shape and not size:
         raise AuxjaxError(f"images of {name!r} have different sizes: set data.image_size, as in data.image_size=224")
     image_shape = (size, size, shape[2]) if size else (shape[0], shape[1], shape[2])
-    default = tuple((moment,) * shape[2] for moment in _DEFAULT_MOMENTS)
-    mean, std = _MOMENTS.get(name.split("/")[0], default)
+    mean, std = moments(name, shape[2])
     return DataSet(name, train.num_classes, image_shape, splits, mean, std)
+
+
+def moments(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and standard deviation of a set's pixels / 255 by channel."""
+    default = (_DEFAULT_MOMENTS[0],) * channels, (_DEFAULT_MOMENTS[1],) * channels
+    return _MOMENTS.get(name.split("/")[0], default)
 
 
 def arrays(dataset: DataSet, split: str) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ class InceptionV1Head(nn.Module):
             x = bn(x, use_running_average=not train)
         x = nn.relu(x).reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(self.dense_features, kernel_init=hidden, **types, name="dense")(x))
-        x = nn.Dropout(self.dropout_rate, name="dropout")(x, deterministic=not train)
+        x = ops.Dropout(self.dropout_rate, name="dropout")(x, deterministic=not train)
         output = _PUBLISHED if self.batch_norm else nn.initializers.lecun_normal()
         return nn.Dense(self.num_classes, kernel_init=output, **types, name="logits")(x)
 
@@ -107,10 +107,12 @@ class NASNetHead(InceptionV3Head):
     """The auxiliary classifier of NASNet and PNASNet: ReLU, then Inception v3's.
 
     Zoph et al. 2018, arXiv 1707.07012, appendix A.7; sizes from slim's `_build_aux_head`, whose second convolution
-    covers the whole pooled map. Here the window stops at 5 px, which is that map at the published sizes.
+    covers the whole pooled map. Here the window stops at 6 px, which is that of NASNet-A large at its 331 px; the
+    smaller networks' maps are 4 px.
     """
 
     relu: bool = True
+    kernel_size: int = 6
 
 
 class DARTSCifarHead(InceptionV3Head):

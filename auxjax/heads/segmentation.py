@@ -36,7 +36,7 @@ class FCNHead(nn.Module):
         axis = self.axis_name
         bn = ops.BatchNorm(momentum=0.9, epsilon=1e-5, relu=True, axis_name=axis, **types, name="bn")
         x = bn(x, use_running_average=not train)
-        x = nn.Dropout(self.dropout_rate, name="dropout")(x, deterministic=not train)
+        x = ops.Dropout(self.dropout_rate, name="dropout")(x, deterministic=not train)
         return ops.Conv(self.num_classes, (1, 1), **types, name="logits")(x)
 
 

@@ -53,6 +53,6 @@ def classifier(module: Any, x: jax.Array, types: dict[str, Any], train: bool, dr
     """Returns fc6, fc7 and fc8 with dropout of `module.dropout_rate` before (AlexNet) or after (VGG) fc6 and fc7."""
     dense = partial(nn.Dense, HIDDEN_FEATURES, kernel_init=nn.initializers.he_normal(), **types)
     for name in ("fc6", "fc7"):
-        dropout = nn.Dropout(module.dropout_rate, deterministic=not train, name=f"dropout_{name}")
+        dropout = partial(ops.Dropout(module.dropout_rate, name=f"dropout_{name}"), deterministic=not train)
         x = nn.relu(dense(name=name)(dropout(x))) if dropout_first else dropout(nn.relu(dense(name=name)(x)))
     return nn.Dense(module.num_classes, **types, name="fc8")(x)

@@ -52,7 +52,7 @@ class EncoderLayer(nn.Module):
         glorot = nn.initializers.xavier_uniform()
 
         def drop(y: jax.Array, name: str) -> jax.Array:
-            return nn.Dropout(self.dropout_rate, deterministic=not train, name=name)(y)
+            return ops.Dropout(self.dropout_rate, name=name)(y, deterministic=not train)
 
         y = nn.LayerNorm(epsilon=1e-6, **types, name="ln_1")(x)
         x = x + drop(SelfAttention(self.num_heads, **types, name="self_attention")(y), "dropout")
@@ -95,7 +95,7 @@ class ViT(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, width)), x], axis=1)
         init = nn.initializers.normal(0.02)
         x = x + self.param("pos_embedding", init, (1, x.shape[1], width), self.param_dtype).astype(x.dtype)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
+        x = ops.Dropout(self.dropout_rate, name="dropout")(x, deterministic=not train)
         fields: dict[str, Any] = {"num_heads": heads, "mlp_width": mlp_width, "dropout_rate": self.dropout_rate}
         count = self.layers or published
         if self.scan:

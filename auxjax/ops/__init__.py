@@ -6,10 +6,11 @@ convolution's gradient inside a loop; here they are written so that it is not. A
 """
 
 from auxjax.ops.convolution import Conv
+from auxjax.ops.dropout import Dropout
 from auxjax.ops.initialisation import fast_init
 from auxjax.ops.normalization import BatchNorm
 from auxjax.ops.platform import library_form
 from auxjax.ops.pooling import max_pool
 from auxjax.ops.resize import resize_bilinear, resize_nearest
 
-__all__ = ["BatchNorm", "Conv", "fast_init", "library_form", "max_pool", "resize_bilinear", "resize_nearest"]
+__all__ = ["BatchNorm", "Conv", "Dropout", "fast_init", "library_form", "max_pool", "resize_bilinear", "resize_nearest"]

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from auxjax.errors import AuxjaxError, unknown
 from auxjax.weighting import (
     asymmetric,
@@ -103,6 +105,8 @@ def check_parameters(factory: Any, fields: Mapping[str, Any], what: str, also: t
     for key, value in fields.items():
         if key not in valid:
             raise unknown(f"parameter of {what}", key, [*valid, *also])
+        if isinstance(value, jax.Array):
+            continue  # the argument of a compiled program, checked before it became one
         _check_kind(value, valid[key].default, f"parameter {key} of {what}")
 
 

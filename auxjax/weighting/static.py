@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from auxjax.config import is_on
 from auxjax.errors import AuxjaxError, unknown
 
 Schedule = Callable[[Any], Any]
@@ -95,6 +96,8 @@ def check_parameters(factory: Callable[..., Any], fields: Mapping[str, Any], wha
     for key, value in fields.items():
         if key not in valid:
             raise unknown(f"parameter of {what}", key, valid)
+        if isinstance(value, jax.Array):
+            continue  # the argument of a compiled program, checked before it became one
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise AuxjaxError(f"parameter {key} of {what} must be a number, not {value!r}")
         if not 0 <= value < math.inf or (key.endswith("percent") and not value):
@@ -125,15 +128,15 @@ def own_weights(config: Mapping[str, Any], head_weights: Mapping[str, Any], main
 
 def dropped(config: Mapping[str, Any], head_weights: Mapping[str, Any]) -> frozenset[str]:
     """Returns the heads whose weight is 0 at every step, which need not be computed."""
-    if config.get("name") == "constant" and config.get("value", 1.0) == 0:
+    if config.get("name") == "constant" and not is_on(config.get("value", 1.0)):
         return frozenset(head_weights)
-    zero = {name for name, w in head_weights.items() if not isinstance(w, Mapping) and w == 0}
-    zero |= {
-        name
-        for name, w in head_weights.items()
-        if isinstance(w, Mapping) and w.get("name") == "constant" and w.get("value") == 0
-    }
-    return frozenset(zero)
+    return frozenset(name for name, weight in head_weights.items() if _is_zero(weight))
+
+
+def _is_zero(weight: Any) -> bool:
+    if isinstance(weight, Mapping):
+        return weight.get("name") == "constant" and not is_on(weight.get("value", 1.0))
+    return not is_on(weight)
 
 
 def _factors(config: Mapping[str, Any], heads: int) -> Callable[[jax.Array], list[Any]]:

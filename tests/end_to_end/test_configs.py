@@ -11,6 +11,8 @@ import auxjax
 from auxjax import build, check, cli
 from auxjax.heads import cost
 
+# GoogLeNet takes half a minute to compile: one config of each of its forms is enough for every change.
+SLOW = ("googlenet_cifar100", "googlenet_fashion_mnist")
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
@@ -27,7 +29,11 @@ def test_a_config_opens_with_its_command_and_is_valid(path: Path) -> None:
     assert set(shapes["params"]["heads"]) == set(config.heads)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow_study] if path.stem in SLOW else []) for path in CONFIGS],
+    ids=lambda path: path.stem,
+)
 def test_a_config_trains_in_its_smoke_form(path: Path, data_dir: str, tmp_path: Path) -> None:
     config = cli.load_config(path, "smoke")
     config.data.data_dir = data_dir

@@ -23,6 +23,8 @@ pytestmark = [
 CONFIGS = Path(__file__).parents[2] / "configs"
 # By config: steps, the size of a batch, and how far main's loss falls in them under the slowest method.
 SHORT = {"plainnet_fashion_mnist": (40, 64), "googlenet_fashion_mnist": (12, 16)}
+# Draws the losses to a ray on which main's is the largest, and so may raise it at first.
+BALANCING = ("pbi",)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,8 @@ def test_it_trains_and_resumes_and_eight_devices_give_the_same(
 ) -> None:
     one = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
     losses = [record["loss/main"] for record in one.history if "weight/main" in record]
-    assert np.isfinite(losses).all() and np.mean(losses[-4:]) < np.mean(losses[:4])
+    assert np.isfinite(losses).all()
+    assert method in BALANCING or np.mean(losses[-4:]) < np.mean(losses[:4])
     newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
     (tmp_path / "run" / "DONE").unlink()
     newest.rename(tmp_path / "last")

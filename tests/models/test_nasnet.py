@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -13,13 +14,22 @@ import pytest
 
 import auxjax
 from auxjax.models import DARTS, NASNetA
+from auxjax.proof import bare_shapes
 from tests.torch_models import import_torchvision, randomise
 
+IMAGE_SIZES = {"nasnet_mobile": 224, "nasnet_large": 331, "nasnet_cifar": 32, "darts_cifar": 32, "darts_imagenet": 224}
+MODELS: dict[str, Any] = {
+    "nasnet_mobile": NASNetA(), "nasnet_large": NASNetA(variant="large"), "nasnet_cifar": NASNetA(10, variant="cifar"),
+    "darts_cifar": DARTS(10), "darts_imagenet": DARTS(1000, variant="imagenet"),
+}  # fmt: skip
 
-def shapes(model: Any, size: int) -> tuple[Any, Any]:
-    image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    return variables, auxjax.list_taps(model, image)
+
+@functools.cache
+def shapes(preset: str) -> Any:
+    """The variables' shapes with the preset's head: tracing one of these networks takes seconds."""
+    model, size = MODELS[preset], IMAGE_SIZES[preset]
+    attached = auxjax.attach(model, auxjax.presets(preset, model.num_classes))
+    return jax.eval_shape(attached.init, jax.random.key(0), jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
 
 
 def count(tree: Any) -> int:
@@ -27,50 +37,51 @@ def count(tree: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("model", "size", "parameters", "statistics"),
+    ("preset", "parameters", "statistics"),
     [
         # Keras counts 5,326,716 and 88,949,818 with the statistics.
-        (NASNetA(variant="mobile"), 224, 5_289_978, 36_738),
-        (NASNetA(variant="large"), 331, 88_753_150, 196_668),
-        (NASNetA(10, variant="cifar"), 32, 3_346_538, None),  # Table 1: 3.3M
-        (DARTS(10), 32, 3_349_342, None),  # Table 1: 3.3M, the authors' module without its head
-        (DARTS(1000, variant="imagenet"), 224, 4_718_752, None),  # Table 3: 4.7M
+        ("nasnet_mobile", 5_289_978, 36_738),
+        ("nasnet_large", 88_753_150, 196_668),
+        ("nasnet_cifar", 3_346_538, None),  # Table 1: 3.3M
+        ("darts_cifar", 3_349_342, None),  # Table 1: 3.3M, the authors' module without its head
+        ("darts_imagenet", 4_718_752, None),  # Table 3: 4.7M
     ],
-    ids=["mobile", "large", "nasnet_cifar", "darts_cifar", "darts_imagenet"],
 )
-def test_parameter_counts_are_the_published_ones(model: Any, size: int, parameters: int, statistics: Any) -> None:
-    variables, _ = shapes(model, size)
+def test_parameter_counts_are_the_published_ones(preset: str, parameters: int, statistics: Any) -> None:
+    variables = auxjax.strip(shapes(preset))
     assert count(variables["params"]) == parameters
     assert statistics in (None, count(variables["batch_stats"]))
 
 
 @pytest.mark.parametrize(
-    ("preset", "model", "size", "tap", "parameters"),
+    ("preset", "channels", "parameters"),
     [
         # The head: 1x1 and 768 features with BatchNorm, on a pooled map of 4, 6, 2, 2 and 2 px.
-        ("nasnet_mobile", NASNetA(), 224, (14, 14, 528), 528 * 128 + 256 + 16 * 128 * 768 + 1536 + 769_000),
-        ("nasnet_large", NASNetA(variant="large"), 331, (21, 21, 2016), None),
-        ("nasnet_cifar", NASNetA(10, "cifar"), 32, (16, 16, 384), 384 * 128 + 256 + 16 * 128 * 768 + 1536 + 7_690),
-        ("darts_cifar", DARTS(10), 32, (8, 8, 576), 576 * 128 + 256 + 4 * 128 * 768 + 1536 + 7_690),
-        ("darts_imagenet", DARTS(1000, "imagenet"), 224, (7, 7, 768), 768 * 128 + 256 + 4 * 128 * 768 + 769_000),
+        ("nasnet_mobile", 528, 528 * 128 + 256 + 16 * 128 * 768 + 1536 + 769_000),
+        ("nasnet_large", 2016, None),
+        ("nasnet_cifar", 384, 384 * 128 + 256 + 16 * 128 * 768 + 1536 + 7_690),
+        ("darts_cifar", 576, 576 * 128 + 256 + 4 * 128 * 768 + 1536 + 7_690),
+        ("darts_imagenet", 768, 768 * 128 + 256 + 4 * 128 * 768 + 769_000),
     ],
 )
-def test_heads_sit_on_the_published_maps(preset: str, model: Any, size: int, tap: Any, parameters: Any) -> None:
-    attached = auxjax.attach(model, auxjax.presets(preset, model.num_classes))
-    image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    variables = jax.eval_shape(attached.init, jax.random.key(0), image)
-    read = jax.eval_shape(lambda v, x: attached.tap_shapes(v, x), auxjax.strip(variables), image)
-    assert read["aux"].shape[1:] == tap
-    assert parameters in (None, count(variables["params"]["heads"]))
+def test_heads_sit_on_the_published_maps(preset: str, channels: int, parameters: Any) -> None:
+    head = shapes(preset)["params"]["heads"]["aux"]
+    kernels = [leaf.shape for leaf in jax.tree.leaves(head) if leaf.ndim == 4]
+    assert (1, 1, channels, 128) in kernels
+    # The second kernel covers the pooled map: 4 px of 14, 6 of 21, 4 of 16 and 2 of 8 or 7.
+    size = {"nasnet_large": 6, "darts_cifar": 2, "darts_imagenet": 2}.get(preset, 4)
+    assert (size, size, 128, 768) in kernels
+    assert parameters in (None, count(head))
 
 
 def test_cells_halve_and_double_where_they_should() -> None:
-    taps = shapes(NASNetA(10, "cifar", filters=4), 32)[1]
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    taps = auxjax.list_taps(NASNetA(10, "cifar", filters=4), image)
     cells = {name: shape.shape[1:] for name, shape in taps.items() if re.fullmatch(r"(reduction_)?cell_\d+", name)}
     expected = {f"cell_{i}": (32 >> i // 6, 32 >> i // 6, 6 * 4 * 2 ** (i // 6)) for i in range(18)}
     expected |= {f"reduction_cell_{i}": (16 >> i, 16 >> i, 4 * 8 * 2**i) for i in (0, 1)}
     assert cells == expected
-    taps = shapes(DARTS(10, features=4), 32)[1]
+    taps = auxjax.list_taps(DARTS(10, features=4), image)
     cells = {name: shape.shape[1:] for name, shape in taps.items() if re.fullmatch(r"cell_\d+", name)}
     assert cells == {
         f"cell_{i}": (32 >> ((i >= 6) + (i >= 13)), 32 >> ((i >= 6) + (i >= 13)), 16 * 2 ** ((i >= 6) + (i >= 13)))
@@ -99,8 +110,8 @@ def test_nasnet_large_at_a_small_width_equals_timms() -> None:
             module.forward = lambda x, average=average: average(x) / average(torch.ones_like(x))
     state = theirs.state_dict()
     model = NASNetA(5, variant="large", filters=8)
-    flat = {}
-    for path, leaf in flax.traverse_util.flatten_dict(shapes(model, 64)[0]).items():
+    flat, image = {}, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    for path, leaf in flax.traverse_util.flatten_dict(bare_shapes(model, image)).items():
         _, *modules, last = path
         name = "/".join([*modules, ""])
         for pattern, replacement in RULES:

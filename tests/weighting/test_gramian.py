@@ -60,6 +60,10 @@ PEERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], float]] = {
 }
 
 
+# What the peer solves its problem with, which does not come with it.
+SOLVERS = {
+    "cagrad": ("cvxpy", "clarabel"), "upgrad": ("qpsolvers", "quadprog"), "dual_proj": ("qpsolvers", "quadprog"),
+}  # fmt: skip
 AS_THERE: dict[str, dict[str, Any]] = {name: {"regularisation": 1e-4} for name in ("upgrad", "dual_proj")}
 
 
@@ -68,6 +72,8 @@ AS_THERE: dict[str, dict[str, Any]] = {name: {"regularisation": 1e-4} for name i
 def test_direction_is_that_of_torchjd(name: str, k: int) -> None:
     torch, aggregation = pytest.importorskip("torch"), pytest.importorskip("torchjd.aggregation")
     peer, arguments, names, precision = PEERS[name]
+    for solver in SOLVERS.get(name, ()):
+        pytest.importorskip(solver)
     aggregate = getattr(aggregation, peer)(**arguments)
     for family in names:
         matrices, weights = over_families(name, k, np.float64)[family]

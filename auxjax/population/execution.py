@@ -1,0 +1,156 @@
+"""Ways to execute a group: members one after another, as one batch of members, or spread over devices."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from auxjax.errors import unknown
+from auxjax.population.program import Compiled
+
+logger = logging.getLogger("auxjax")
+
+WAYS = ("auto", "scanned", "vmapped", "devices")
+AXIS = "members"
+# What choosing costs must be small against what it decides on.
+_TRIAL_STEPS, _TRIAL_MEMBERS, _WORTH_A_TRIAL_SECONDS = 5, 4, 120.0
+
+
+class Execution(NamedTuple):
+    """A way to execute a group: how many members at a time, and functions whose trees lead with a member axis.
+
+    `join` makes one tree of the members' trees and `part(tree, i)` takes one out; `everywhere` places what all share.
+    """
+
+    name: str
+    width: int
+    join: Callable[[Sequence[Any]], Any]
+    part: Callable[[Any, int], Any]
+    everywhere: Callable[[Any], Any]
+    stretch: Callable[..., Any]
+    evaluate: Callable[..., Any]
+
+
+def way_of(name: str, shared: Compiled, members: int) -> Execution:
+    """Returns the way of that name for so many members; raises AuxjaxError for an unknown one."""
+    if name not in WAYS[1:]:
+        raise unknown("execution", name, WAYS)
+    return {"scanned": _scanned, "vmapped": _vmapped, "devices": _spread}[name](shared, members)
+
+
+def choose(shared: Compiled, members: int, trial: Callable[[Execution, int, int], None]) -> Execution:
+    """Returns the fastest way: devices where there are several, else what a few steps of a few members say.
+
+    `trial(way, members, steps)` runs steps on states that are thrown away. Nothing is tried where all of the training
+    takes less than two minutes one after another, which is the fastest way on a CPU and compiles in half the time.
+    """
+    if jax.local_device_count() > 1 and members > 1:
+        return way_of("devices", shared, members)
+    scanned = way_of("scanned", shared, 1)
+    if members == 1:
+        return scanned
+    steps = min(_TRIAL_STEPS, shared.longest)
+    alone = _seconds(functools.partial(trial, scanned, 1, steps))
+    if alone / steps * shared.total_steps * members < _WORTH_A_TRIAL_SECONDS:
+        return scanned
+    some = min(_TRIAL_MEMBERS, members)
+    together = _seconds(functools.partial(trial, way_of("vmapped", shared, some), some, steps))
+    name = "vmapped" if together < alone * some else "scanned"
+    logger.info(
+        "%d members: %s (%d steps of %d members: %.3g s vmapped, %.3g s one after another)",
+        members, name, steps, some, together, alone * some,
+    )  # fmt: skip
+    return way_of(name, shared, members)
+
+
+def _seconds(function: Callable[[], None]) -> float:
+    """Returns the time of a second call, what is compiled being compiled by the first."""
+    function()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _scanned(shared: Compiled, members: int) -> Execution:
+    """One member at a time; the results get their axis on the host."""
+    stretch, evaluate = jax.jit(shared.stretch, donate_argnums=1), jax.jit(shared.evaluate)
+
+    def run(*args: Any) -> Any:
+        state, metrics = stretch(*args)
+        return state, _lead(metrics)
+
+    return Execution(
+        name="scanned", width=1, join=lambda trees: jax.tree.map(jnp.copy, trees[0]), part=lambda tree, i: tree,
+        everywhere=jax.device_put, stretch=run, evaluate=lambda *args: _lead(evaluate(*args)),
+    )  # fmt: skip
+
+
+def _vmapped(shared: Compiled, members: int) -> Execution:
+    """All members as one batch, filled up with copies of the last: its size is in the last bits of what is computed."""
+    stretch = jax.vmap(shared.stretch, in_axes=(0, 0, None, 0, None))
+    evaluate = jax.vmap(shared.evaluate, in_axes=(0, None, None, None))
+
+    def join(trees: Sequence[Any]) -> Any:
+        return _stack([*trees, *[trees[-1]] * (members - len(trees))])
+
+    return Execution(
+        name="vmapped", width=members, join=join, part=_part, everywhere=jax.device_put,
+        stretch=jax.jit(stretch, donate_argnums=1), evaluate=jax.jit(evaluate),
+    )  # fmt: skip
+
+
+def _spread(shared: Compiled, members: int) -> Execution:
+    """A block of members on each device, one after another there on a CPU and vmapped elsewhere.
+
+    The last blocks are filled up with copies of the last member, so that all devices have as many.
+    """
+    devices = jax.local_devices()[: min(members, jax.local_device_count())]
+    mesh = Mesh(np.array(devices), (AXIS,))
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    full = -(-members // len(devices)) * len(devices)
+    in_a_row = devices[0].platform == "cpu"
+
+    def stretch(numbers: Any, state: Any, resident: Any, index: Any, count: Any) -> Any:
+        if in_a_row:
+            return jax.lax.map(
+                lambda own: shared.stretch(own[0], own[1], resident, own[2], count), (numbers, state, index)
+            )
+        return jax.vmap(shared.stretch, in_axes=(0, 0, None, 0, None))(numbers, state, resident, index, count)
+
+    def evaluate(state: Any, resident: Any, index: Any, mask: Any) -> Any:
+        if in_a_row:
+            return jax.lax.map(lambda own: shared.evaluate(own, resident, index, mask), state)
+        return jax.vmap(shared.evaluate, in_axes=(0, None, None, None))(state, resident, index, mask)
+
+    def on_devices(function: Any, in_specs: Any, out_specs: Any) -> Any:
+        return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    def join(trees: Sequence[Any]) -> Any:
+        return jax.device_put(_stack([*trees, *[trees[-1]] * (full - len(trees))]), NamedSharding(mesh, split))
+
+    return Execution(
+        name="devices", width=members, join=join, part=_part,
+        everywhere=lambda tree: jax.device_put(tree, NamedSharding(mesh, whole)),
+        stretch=jax.jit(on_devices(stretch, (split, split, whole, split, whole), split), donate_argnums=1),
+        evaluate=jax.jit(on_devices(evaluate, (split, whole, whole, whole), split)),
+    )  # fmt: skip
+
+
+def _lead(tree: Any) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[None], tree)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _part(tree: Any, i: int) -> Any:
+    return jax.tree.map(lambda x: x[i], tree)

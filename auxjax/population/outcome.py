@@ -1,0 +1,56 @@
+"""What became of a member: done, diverged or failed; on disk the files DONE and FAILED of its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from auxjax import metrics
+from auxjax.checkpoint import write_json
+from auxjax.errors import AuxjaxError
+
+Status = Literal["done", "diverged", "failed"]
+
+
+class Outcome(NamedTuple):
+    """What became of a member; `error` is one line, `evaluation` the scores on the test split of one that is done."""
+
+    folder: Path | None
+    status: Status
+    error: str | None
+    evaluation: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+def finished(folder: Path, step: int, evaluation: dict[str, float], history: list[dict[str, Any]]) -> Outcome:
+    """Marks a folder as done and returns its Outcome."""
+    write_json(folder / "DONE", {"step": step, **evaluation})
+    (folder / "FAILED").unlink(missing_ok=True)
+    return Outcome(folder, "done", None, evaluation, history)
+
+
+def broken(
+    folder: Path | None, status: Status, error: Exception | str, step: int, history: list[dict[str, Any]]
+) -> Outcome:
+    """Marks a folder, if there is one, as failed or diverged at `step` and returns its Outcome."""
+    known = isinstance(error, str | AuxjaxError)
+    text = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
+    if folder is not None and folder.exists():
+        write_json(folder / "FAILED", {"error": text, "step": step, "status": status})
+    return Outcome(folder, status, text, {}, history)
+
+
+def read(folder: Path) -> Outcome | None:
+    """Returns the Outcome of a folder that is done or diverged, which a second run would not change; None else."""
+    for name in ("DONE", "FAILED"):
+        path = folder / name
+        if path.exists():
+            told = json.loads(path.read_text())
+            if name == "FAILED" and told.get("status") != "diverged":
+                return None
+            history = metrics.read(folder / "metrics.jsonl")
+            if name == "DONE":
+                return Outcome(folder, "done", None, {k: v for k, v in told.items() if k != "step"}, history)
+            return Outcome(folder, "diverged", told["error"], {}, history)
+    return None

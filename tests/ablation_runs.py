@@ -1,0 +1,73 @@
+"""A small ablation of two arms and two seeds, run in a process of its own that may be killed, and what it left."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import auxjax
+from auxjax import config as configs
+from auxjax import metrics, sweep
+
+GRID = "heads.aux1.weight=0,0.3"
+SEEDS = (0, 1)
+
+
+def config(data_dir: str, **changes: Any) -> ConfigDict:
+    """A PlainNet with BatchNorm and one head, four steps of the digits, a checkpoint at every other."""
+    made = configs.base()
+    made.model = {"name": "plainnet", "depth": 2, "width": 16, "norm": "batch"}
+    made.heads = {"aux1": configs.head(at="layer_1", kind="linear")}
+    made.data.update(data_dir=data_dir, batch_size=32, eval_batch_size=355, validation_examples=100)
+    made.train.update(total_epochs=0.0, total_steps=4, eval_epochs=0.0, eval_steps=2, log_steps=1)
+    made.train.update(checkpoint_epochs=0.0, checkpoint_steps=2)
+    made.parallel.num_devices = 1
+    made.update_from_flattened_dict(changes)
+    return made
+
+
+def run(data_dir: str, workdir: str) -> None:
+    """Trains the ablation; runs alone in a process."""
+    # Read when the first device is touched; one device compiles in half the time.
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    from auxjax import report
+    from auxjax.ablate import ablate
+    from auxjax.report.write import Written
+
+    def write(paths: list[Path], out: Path) -> Written:
+        return Written(out, "")
+
+    report.write = write  # type: ignore[assignment]
+    made = config(data_dir)
+    done = ablate(made, sweep.combinations(made, axes=[GRID]), workdir, seeds=SEEDS, progress=False)
+    raise SystemExit(done.exit_code)
+
+
+def start(data_dir: str, workdir: Path) -> Any:
+    """Starts `run` in a new process, forked from one that has imported everything and touched no device."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["auxjax.ablate", "tests.ablation_runs"])
+    process = context.Process(target=run, args=(data_dir, str(workdir)))
+    process.start()
+    return process
+
+
+def left(workdir: Path) -> dict[str, Any]:
+    """Returns what an ablation left, by run: the final scores, every record without its speed, and the parameters."""
+    found = {}
+    for folder in sorted((workdir / "runs").iterdir()):
+        records = metrics.read(folder / "metrics.jsonl")
+        _, _, variables = auxjax.load_attached(folder)
+        found[folder.name] = {
+            "scores": json.loads((folder / "DONE").read_text()),
+            "records": [{k: v for k, v in record.items() if k != "steps_per_second"} for record in records],
+            "variables": [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables)],
+        }
+    return found

@@ -1,0 +1,167 @@
+"""Members trained together are the runs that they would be alone: numbers, folders, interruptions, divergence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import auxjax
+from auxjax import metrics
+from auxjax.errors import AuxjaxError
+from auxjax.population import plan, train_members
+from auxjax.population.members import Member
+from tests.compilations import counted
+from tests.population.made import config
+
+
+def members(data_dir: str) -> list[Any]:
+    """Four that differ in every kind of number, one of them without a head."""
+    noisy = {"data__label_noise": 0.2, "optimizer__weight_decay": 1e-3}
+    return [
+        config(data_dir, **noisy),
+        config(data_dir, **noisy, seed=1, heads__aux1__weight=0.0),
+        config(data_dir, seed=2, heads__aux1__at="layer_2", optimizer__learning_rate=0.05, **noisy),
+        config(data_dir, data__label_noise=0.4, optimizer__weight_decay=1e-2, optimizer__momentum=0.5),
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> list[auxjax.Result]:
+    folder = tmp_path_factory.mktemp("alone")
+    return [auxjax.train(c, folder / str(i), progress=False) for i, c in enumerate(members(data_dir))]
+
+
+@pytest.fixture(scope="module")
+def together(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("together")
+    folders = [folder / str(i) for i in range(4)]
+    with counted() as counter:
+        outcomes = train_members(members(data_dir), folders, execution="scanned", progress=False)
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4
+    assert counter["_stretch"] == 1, counter
+    return folders
+
+
+def parameters(folder: Path) -> dict[str, np.ndarray]:
+    _, _, variables = auxjax.load_attached(folder)
+    model = {collection: halves["model"] for collection, halves in variables.items()}
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(model)}
+
+
+def without_speed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "steps_per_second"} for record in records]
+
+
+def close(a: list[dict[str, Any]], b: list[dict[str, Any]], tolerance: float) -> None:
+    for x, y in zip(without_speed(a), without_speed(b), strict=True):
+        assert list(x) == list(y) and x.pop("split") == y.pop("split")
+        assert x == pytest.approx(y, rel=tolerance, abs=tolerance)
+
+
+def test_the_four_share_a_program(data_dir: str) -> None:
+    assert [group.members for group in plan(members(data_dir))] == [(0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_member_is_the_run_that_it_would_be_alone(
+    index: int, alone: list[auxjax.Result], together: list[Path]
+) -> None:
+    folder, result = together[index], alone[index]
+    assert result.workdir is not None
+    expected, found = parameters(result.workdir), parameters(folder)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    close(metrics.read(folder / "metrics.jsonl"), result.history, 1e-5)
+    for name in ("config.json", "dataset.json", "overrides.json"):
+        assert (folder / name).read_text() == (result.workdir / name).read_text()
+    assert json.loads((folder / "DONE").read_text()) == pytest.approx(
+        json.loads((result.workdir / "DONE").read_text()), rel=1e-5
+    )
+    assert auxjax.evaluate(folder)["loss/main"] == pytest.approx(result.evaluation["loss/main"], rel=1e-5)
+
+
+@pytest.mark.multidevice
+@pytest.mark.parametrize("execution", ["vmapped", "devices"])
+def test_each_way_gives_the_same_members(execution: str, data_dir: str, together: list[Path]) -> None:
+    outcomes = train_members(members(data_dir), execution=execution, progress=False)
+    for outcome, folder in zip(outcomes, together, strict=True):
+        assert outcome.status == "done"
+        close(outcome.history, metrics.read(folder / "metrics.jsonl"), 1e-4)
+
+
+def test_what_is_done_is_not_done_again(data_dir: str, together: list[Path]) -> None:
+    with counted() as counter:
+        outcomes = train_members(members(data_dir), together, progress=False)
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4 and not counter["_stretch"]
+    assert outcomes[0].history == metrics.read(together[0] / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("last", [2, 4])
+def test_an_interrupted_population_ends_with_the_same_bits(
+    last: int, data_dir: str, together: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the second member, before and after its checkpoint of step 4."""
+    folders = [tmp_path / str(i) for i in range(4)]
+    taken = Member.trained
+
+    def stop(self: Member, *args: Any) -> None:
+        if self.folder == folders[1] and self.step >= last:
+            raise KeyboardInterrupt
+        taken(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, "trained", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_members(members(data_dir), folders, execution="scanned", progress=False)
+    assert (folders[0] / "DONE").exists() and not (folders[1] / "DONE").exists() and not (folders[2] / "config.json").exists()
+    train_members(members(data_dir), folders, execution="scanned", progress=False)
+    for folder, whole in zip(folders, together, strict=True):
+        expected, found = parameters(whole), parameters(folder)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+        assert without_speed(metrics.read(folder / "metrics.jsonl")) == without_speed(
+            metrics.read(whole / "metrics.jsonl")
+        )
+
+
+@pytest.mark.parametrize("execution", ["scanned", "vmapped"])
+def test_a_member_that_diverges_is_marked_and_the_others_go_on(execution: str, data_dir: str, tmp_path: Path) -> None:
+    rates = (0.1, 1e30, 0.2)
+    configs = [config(data_dir, optimizer__learning_rate=rate) for rate in rates]
+    folders = [tmp_path / str(i) for i in range(3)]
+    outcomes = train_members(configs, folders, execution=execution, progress=False)
+    assert [outcome.status for outcome in outcomes] == ["done", "diverged", "done"]
+    told = json.loads((folders[1] / "FAILED").read_text())
+    assert told["status"] == "diverged" and told["step"] == outcomes[1].history[-1]["step"] + 1
+    assert outcomes[1].error is not None and "learning_rate" in outcomes[1].error
+    assert all(np.isfinite(list(without_speed([r])[0].values())[2]) for r in outcomes[1].history)
+    (lone,) = train_members([configs[2]], execution="scanned", progress=False)
+    close(outcomes[2].history, lone.history, 1e-4)
+    again = train_members(configs, folders, execution=execution, progress=False)
+    assert [o.status for o in again] == ["done", "diverged", "done"] and again[1].error == outcomes[1].error
+
+
+def test_a_part_of_a_population_is_trained_as_in_the_whole(data_dir: str, together: list[Path]) -> None:
+    (outcome,) = train_members(members(data_dir), only=[2], execution="scanned", progress=False)
+    assert without_speed(outcome.history) == without_speed(metrics.read(together[2] / "metrics.jsonl"))
+
+
+def test_sets_read_from_disk_train_one_by_one(data_dir: str, tmp_path: Path) -> None:
+    made = [config(data_dir, data__cache="host", seed=seed) for seed in (0, 1)]
+    outcomes = train_members(made, [tmp_path / "0", tmp_path / "1"], progress=False)
+    assert [outcome.status for outcome in outcomes] == ["done", "done"]
+    assert outcomes[0].evaluation == auxjax.train(made[0], progress=False).evaluation
+
+
+def test_mistakes_are_one_line(data_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(AuxjaxError, match="unknown execution 'vmaped'; did you mean 'vmapped'"):
+        train_members([config(data_dir)], execution="vmaped")
+    auxjax.train(config(data_dir), tmp_path, progress=False)
+    with pytest.raises(AuxjaxError, match="seed: 0 -> 1"):
+        train_members([config(data_dir, seed=1)], [tmp_path], progress=False)
