@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import tqdm.auto
 from ml_collections import ConfigDict
 
-from auxjax import ablation_file, report, run, workers
+from auxjax import ablation_file, data, report, run, workers
 from auxjax import arms as arms_of
 from auxjax import config as configs
 from auxjax.arms import Arm
 from auxjax.checkpoint import check_workdir
 from auxjax.errors import AuxjaxError
 from auxjax.population import Outcome, outcome, plan
+from auxjax.sweep import LEARNING_RATE
 
 logger = logging.getLogger("auxjax")
 
@@ -63,6 +64,7 @@ def ablate(
     workdir: str | Path = "",
     *,
     seeds: Sequence[int] | None = None,
+    learning_rates: Sequence[float] = (),
     command: str = "",
     only: int | None = None,
     collect: bool = False,
@@ -73,9 +75,12 @@ def ablate(
 
     Every combination is checked before the first starts. Runs that are done are skipped, those begun are resumed; a run
     that fails or diverges stops no other. In a folder with an ablation of the same config, new arms and seeds join
-    those there. `only` trains one group of runs that share a program (from 1) and writes no report; `collect` trains
-    nothing. Raises AuxjaxError for what cannot run, and for a folder of another config.
+    those there. With several `learning_rates` every arm trains at each, and the report compares each at its own best on
+    the validation split, a tenth of the training set where the config holds out none. `only` trains one group of runs
+    that share a program (from 1) and writes no report; `collect` trains nothing. Raises AuxjaxError for what cannot
+    run, and for a folder of another config.
     """
+    config, combinations = tuned(config, combinations, learning_rates)
     arms = arms_of.make(config, combinations, seeds)
     folder = check_workdir(workdir)
     members = [Member(a.name, c, folder / "runs" / r) for a in arms for c, r in zip(a.configs, a.runs, strict=True)]
@@ -84,7 +89,7 @@ def ablate(
         raise AuxjaxError(f"--only={only}: there are groups 1 to {len(groups)}")
     for member in members:
         _check_run(member)
-    ablation_file.describe(folder, config, arms, command)
+    ablation_file.describe(folder, config, arms, command, LEARNING_RATE if len(learning_rates) > 1 else "")
     outcomes: dict[str, Outcome] = {}
     if not collect:
         outcomes = _train(groups if only is None else groups[only - 1 : only], on_ray, progress)
@@ -94,15 +99,39 @@ def ablate(
     return Ablation(folder, arms, every, *_report(folder))
 
 
+def tuned(
+    config: ConfigDict, combinations: Iterable[Mapping[str, Any]], learning_rates: Sequence[float]
+) -> tuple[ConfigDict, list[Mapping[str, Any]]]:
+    """Returns the config and the combinations at each learning rate.
+
+    Several rates need a validation split to choose by, a tenth of the training set where there is none. Raises
+    AuxjaxError where the combinations sweep the learning rate themselves.
+    """
+    given = list(combinations)
+    if not learning_rates:
+        return config, given
+    if any(LEARNING_RATE in changes for changes in given):
+        raise AuxjaxError(f"{LEARNING_RATE} is swept twice: give it as an axis, or several learning_rates, not both")
+    if len(learning_rates) > 1 and not config.data.validation_examples:
+        config = ConfigDict(config)
+        config.data.validation_examples = len(data.load(config.data).splits["train"]) // 10
+        logger.info("%d training examples are held out to choose learning rates", config.data.validation_examples)
+    return config, [{**changes, LEARNING_RATE: rate} for changes in given for rate in learning_rates]
+
+
 def commands(
-    config: ConfigDict, combinations: Iterable[Mapping[str, Any]], seeds: Sequence[int] | None, arguments: Sequence[str]
+    config: ConfigDict,
+    combinations: Iterable[Mapping[str, Any]],
+    seeds: Sequence[int] | None,
+    arguments: Sequence[str],
+    learning_rates: Sequence[float] = (),
 ) -> list[str]:
     """Returns a command for each group of runs that share a program, `arguments` with `--only=1` and so on.
 
     They may run anywhere and in any order, on one shared folder; `--collect` then makes table and report. A Slurm array
     takes line n: `sbatch --array=1-N --wrap='sed -n ${SLURM_ARRAY_TASK_ID}p commands.txt | bash'`.
     """
-    made = [c for arm in arms_of.make(config, combinations, seeds) for c in arm.configs]
+    made = [c for arm in arms_of.make(*tuned(config, combinations, learning_rates), seeds) for c in arm.configs]
     return [f"{shlex.join(arguments)} --only={n}" for n, _ in enumerate(plan(made), start=1)]
 
 

@@ -17,10 +17,11 @@ from auxjax.errors import AuxjaxError
 METRIC = "accuracy/main"
 
 
-def describe(folder: Path, config: ConfigDict, arms: Sequence[Arm], command: str) -> None:
+def describe(folder: Path, config: ConfigDict, arms: Sequence[Arm], command: str, tuned: str = "") -> None:
     """Writes ablation.json, whole or not at all: the arms, and those that an earlier grid trained here.
 
-    The baseline is the arm in which no head trains, where there is one such arm. Raises AuxjaxError where the folder
+    The baseline is the arm in which no head trains, where there is one such arm; `tuned` is the key whose best value is
+    each arm's own. Raises AuxjaxError where the folder
     has an ablation of another config.
     """
     path, base = folder / "ablation.json", base_of(config)
@@ -37,7 +38,8 @@ def describe(folder: Path, config: ConfigDict, arms: Sequence[Arm], command: str
     baseline = [entry["overrides"] for entry in entries.values() if entry["bare"]]
     described = {
         "name": folder.name, "command": command, "axes": _axes(entries), "metric": METRIC, "base": base,
-        "baseline": baseline[0] if len(baseline) == 1 else None, "arms": list(entries.values()),
+        "baseline": baseline[0] if len(baseline) == 1 else None, "tuned": tuned or before.get("tuned", ""),
+        "arms": list(entries.values()),
     }  # fmt: skip
     write_json(path, described)
 

@@ -11,6 +11,8 @@ from typing import Any
 from auxjax.config import OPEN, flatten
 from auxjax.errors import AuxjaxError, unknown
 
+LEARNING_RATE = "optimizer.learning_rate"
+
 Changes = dict[str, Any]
 
 _OPENING, _CLOSING = "([{", ")]}"
@@ -42,6 +44,25 @@ def parse_seeds(text: str) -> list[int]:
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise AuxjaxError(f"--seeds={text!r} must be at least one seed, none negative and none twice")
     return seeds
+
+
+def parse_learning_rates(text: str, config: Mapping[str, Any], grid: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Returns the rates of a list; of "auto" a third of the config's, its own and three times it; of "config" none.
+
+    "auto" is none as well where the grid sweeps the rate itself. Raises AuxjaxError for what is no positive number.
+    """
+    if text == "config" or (text == "auto" and any(LEARNING_RATE in changes for changes in grid)):
+        return []
+    if text == "auto":
+        own = float(config["optimizer"]["learning_rate"])
+        return [float(f"{own / 3:.2g}"), own, float(f"{own * 3:.2g}")]
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
+        raise AuxjaxError(f"--learning_rates={text!r} must be auto, config, or positive numbers as in 0.03,0.1,0.3")
+    return rates
 
 
 def combinations(

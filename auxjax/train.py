@@ -18,6 +18,7 @@ from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
 from auxjax.diagnostics.recording import Diagnostics
+from auxjax.preflight.keep import load_step
 from auxjax.proof import bare_shapes, prove_stripped
 from auxjax.record import Recorder
 from auxjax.step import TrainState
@@ -45,8 +46,12 @@ class Result:
         return strip(self.state.variables)
 
 
-def train(config: Any, workdir: str | Path | None = None, *, progress: bool = True) -> Result:
+def train(
+    config: Any, workdir: str | Path | None = None, *, progress: bool = True, compiled: str | Path | None = None
+) -> Result:
     """Trains what `config` describes and returns the Result; with `workdir`, saves it there and resumes what is there.
+
+    `compiled` is a step that `preflight` kept for this config and these devices; it is loaded in place of compiling.
 
     Everything that can be wrong with the config, the data, the devices or the folder is an AuxjaxError before the first
     step, and so is a strip proof that fails. A non-finite loss stops the run with an AuxjaxError naming its head.
@@ -54,6 +59,8 @@ def train(config: Any, workdir: str | Path | None = None, *, progress: bool = Tr
     config = finalize(config)
     folder = None if workdir is None else run.check_folder(config, workdir)
     setup = build.setup(config)
+    if compiled is not None:
+        setup = setup._replace(train_step=load_step(compiled, config, setup.where))
     _prove(setup, setup.state)
     if progress:
         logger.info("%s", build.cost_table(setup))

@@ -221,3 +221,20 @@ def test_names_are_safe_for_a_file_system() -> None:
     assert name.startswith("heads.aux1.at=inception_4a_branch_5x5,x=yyy")
     assert len(name) <= 120
     assert arms.name_of({}) == "base"
+
+
+@pytest.mark.parametrize(
+    ("text", "grid", "rates"),
+    [
+        ("auto", [{}], [0.033, 0.1, 0.3]), ("config", [{}], []), ("0.5", [{}], [0.5]), ("0.01,0.1", [{}], [0.01, 0.1]),
+        ("auto", [{"optimizer.learning_rate": 0.2}], []),
+    ],
+)  # fmt: skip
+def test_learning_rates_are_a_third_one_and_three_times_the_configs(text: str, grid: Any, rates: list[float]) -> None:
+    assert sweep.parse_learning_rates(text, configs.base(), grid) == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0.1,0.1", "0.1,-1"])
+def test_learning_rates_that_are_none_are_one_line(text: str) -> None:
+    with pytest.raises(AuxjaxError, match="must be auto, config, or positive numbers"):
+        sweep.parse_learning_rates(text, configs.base(), [{}])

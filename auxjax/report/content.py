@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from auxjax.errors import AuxjaxError, nearest
-from auxjax.report import curves, diagnosed, headline, positions, tables, words
+from auxjax.report import curves, diagnosed, headline, positions, tables, tuning, words
 from auxjax.report.arms import Arm, make_arms
 from auxjax.report.plots import Plot
 from auxjax.report.runs import Run, read_ablation, read_runs
@@ -42,14 +42,15 @@ def gather(
     Raises AuxjaxError for paths without runs, runs without any config, and an unknown baseline, metric or split.
     """
     runs, ablation = read_runs(paths), read_ablation(paths)
-    arms, how = make_arms(runs, ablation, baseline)
+    tuned = tuning.at_best(runs, ablation, split, metric)
+    arms, how = make_arms(tuned.runs, ablation, baseline)
     if not arms:
         raise AuxjaxError(f"none of the {len(runs)} runs has a config that can be read; the first: {runs[0].problem}")
     check_metric(runs, split, metric)
     main = headline.make(arms, split, metric, target)
     drawn = [
         curves.learning(arms, split, metric, target), positions.heat_map(main, arms), curves.exits(arms, split),
-        curves.weights(arms),
+        tuning.plot(tuned, arms, split, metric), curves.weights(arms),
     ]  # fmt: skip
     recorded, notes = diagnosed.plots(arms)
     values = {run.name: curves.final(run, split, metric) for run in runs}
@@ -58,8 +59,9 @@ def gather(
         title=str(name) if name else Path(paths[0]).expanduser().resolve().name,
         runs=runs, arms=arms, headline=main,
         table=tables.headline_table(main), runs_table=tables.runs_table(runs, arms, values, metric),
-        supported=words.supported(main), unsupported=[*words.unsupported(main, runs, arms), *notes],
-        rules=[how, words.rule(main)],
+        supported=words.supported(main),
+        unsupported=[*words.unsupported(main, runs, arms, tuned=bool(tuned.families)), *notes],
+        rules=[how, *tuned.notes, *tuning.at_common(tuned, arms, ablation, split, metric), words.rule(main)],
         plots=[plot for plot in [*drawn, *recorded] if plot.frames],
     )  # fmt: skip
 

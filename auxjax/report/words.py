@@ -33,11 +33,11 @@ def supported(headline: Headline) -> list[tuple[str, str, str]]:
     return found
 
 
-def unsupported(headline: Headline, runs: Sequence[Run], arms: Sequence[Arm]) -> list[str]:
+def unsupported(headline: Headline, runs: Sequence[Run], arms: Sequence[Arm], *, tuned: bool = False) -> list[str]:
     """Returns a sentence for each thing that the runs leave open, and for each run that is not done and whole."""
     return [
         *_few_runs(headline.rows), *_unpaired(headline.rows), *_target(headline), *_no_validation(headline, arms),
-        *_one_rate(arms), *_broken(runs), *_repeated(arms),
+        *([] if tuned else _one_rate(arms)), *_broken(runs), *_repeated(arms),
     ]  # fmt: skip
 
 

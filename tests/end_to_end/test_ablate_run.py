@@ -58,7 +58,7 @@ def command(data_dir: str, workdir: Path, *flags: str) -> subprocess.CompletedPr
     """Runs the entry point on the smoke of the demo's config, two arms of two seeds in two groups."""
     arguments = [
         "--config=configs/demo.py:smoke", f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", "--seeds=2",
-        "--axis=train.log_steps=1,2", *flags,
+        "--axis=train.log_steps=1,2", "--learning_rates=config", *flags,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     return subprocess.run(
