@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +18,10 @@ logger = logging.getLogger("auxjax")
 
 WAYS = ("auto", "scanned", "vmapped", "devices")
 AXIS = "members"
-# What choosing costs must be small against what it decides on.
-_TRIAL_STEPS, _TRIAL_MEMBERS, _WORTH_A_TRIAL_SECONDS = 5, 4, 120.0
+# What choosing costs must be small against what it decides on, and what it finds larger than the noise of a clock.
+_TRIAL_STEPS, _TRIAL_MEMBERS, _TRIALS, _WORTH_A_TRIAL_SECONDS, _CLEARLY = 20, 4, 3, 120.0, 0.8
+# Members in one batch at most: an interruption loses what all of them did since their last checkpoint.
+_WIDEST = 64
 
 
 class Execution(NamedTuple):
@@ -46,11 +46,12 @@ def way_of(name: str, shared: Compiled, members: int) -> Execution:
     return {"scanned": _scanned, "vmapped": _vmapped, "devices": _spread}[name](shared, members)
 
 
-def choose(shared: Compiled, members: int, trial: Callable[[Execution, int, int], None]) -> Execution:
-    """Returns the fastest way: devices where there are several, else what a few steps of a few members say.
+def choose(shared: Compiled, members: int, trial: Callable[[Execution, int, int, int], float]) -> Execution:
+    """Returns the fastest way: devices where there are several, else what some steps of a few members say.
 
-    `trial(way, members, steps)` runs steps on states that are thrown away. Nothing is tried where all of the training
-    takes less than two minutes one after another, which is the fastest way on a CPU and compiles in half the time.
+    `trial(way, members, steps, times)` gives the seconds of the fastest of so many runs, on states that are thrown
+    away. Nothing is tried where all of the training takes less than two minutes one after another, and that way is kept
+    unless the other is clearly faster: it compiles in half the time, and an interruption costs it least.
     """
     if jax.local_device_count() > 1 and members > 1:
         return way_of("devices", shared, members)
@@ -58,25 +59,17 @@ def choose(shared: Compiled, members: int, trial: Callable[[Execution, int, int]
     if members == 1:
         return scanned
     steps = min(_TRIAL_STEPS, shared.longest)
-    alone = _seconds(functools.partial(trial, scanned, 1, steps))
+    alone = trial(scanned, 1, steps, _TRIALS)
     if alone / steps * shared.total_steps * members < _WORTH_A_TRIAL_SECONDS:
         return scanned
     some = min(_TRIAL_MEMBERS, members)
-    together = _seconds(functools.partial(trial, way_of("vmapped", shared, some), some, steps))
-    name = "vmapped" if together < alone * some else "scanned"
+    together = trial(way_of("vmapped", shared, some), some, steps, _TRIALS)
+    name = "vmapped" if together < _CLEARLY * alone * some else "scanned"
     logger.info(
         "%d members: %s (%d steps of %d members: %.3g s vmapped, %.3g s one after another)",
         members, name, steps, some, together, alone * some,
     )  # fmt: skip
     return way_of(name, shared, members)
-
-
-def _seconds(function: Callable[[], None]) -> float:
-    """Returns the time of a second call, what is compiled being compiled by the first."""
-    function()
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def _scanned(shared: Compiled, members: int) -> Execution:
@@ -94,15 +87,16 @@ def _scanned(shared: Compiled, members: int) -> Execution:
 
 
 def _vmapped(shared: Compiled, members: int) -> Execution:
-    """All members as one batch, filled up with copies of the last: its size is in the last bits of what is computed."""
+    """Members as one batch, filled up with copies of the last: its size is in the last bits of what is computed."""
+    width = min(members, _WIDEST)
     stretch = jax.vmap(shared.stretch, in_axes=(0, 0, None, 0, None))
     evaluate = jax.vmap(shared.evaluate, in_axes=(0, None, None, None))
 
     def join(trees: Sequence[Any]) -> Any:
-        return _stack([*trees, *[trees[-1]] * (members - len(trees))])
+        return _stack([*trees, *[trees[-1]] * (width - len(trees))])
 
     return Execution(
-        name="vmapped", width=members, join=join, part=_part, everywhere=jax.device_put,
+        name="vmapped", width=width, join=join, part=_part, everywhere=jax.device_put,
         stretch=jax.jit(stretch, donate_argnums=1), evaluate=jax.jit(evaluate),
     )  # fmt: skip
 

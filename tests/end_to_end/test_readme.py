@@ -43,14 +43,17 @@ def folder(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
             timeout=300,
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-        said = {"prepare": "fashion_mnist", "export": "model.stablehlo", "exits": "threshold"}
+        said = {
+            "prepare": "fashion_mnist", "export": "model.stablehlo", "exits": "threshold", "ablate": "report.html",
+            "report": "report.html", "diagnose": "layer_1",
+        }  # fmt: skip
         script = Path(shlex.split(command)[1]).stem
         assert said.get(script, "accuracy/main") in done.stdout, done.stdout
     return here
 
 
 def test_the_readme_has_commands_and_examples() -> None:
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 10
     assert len(EXAMPLES) == 3
     assert "make demo" in README
     assert "make test" in README
