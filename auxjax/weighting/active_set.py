@@ -46,21 +46,6 @@ def nearest_feasible(gramian: jax.Array, needed: jax.Array, length: jax.Array) -
     return jnp.maximum(final.multipliers, 0.0) * inverse, final.feasible & final.done
 
 
-def nearest_in_hull(gramian: jax.Array) -> jax.Array:
-    """Returns v [m], v >= 0 and sum v = 1, of the least ||sum v_i u_i||, from the Gramian [m, m] of the vectors u_i.
-
-    One coordinate more, the same c for all, changes no minimum and keeps 0 out of the hull. There the nearest point is
-    along the least d such that u_i . d >= 1, as it has the same inner product with every vector it is made of.
-    """
-    squares = jnp.diag(gramian)
-    rounding = 10 * jnp.finfo(gramian.dtype).eps * squares.max()
-    constant = jnp.maximum(squares.min(), rounding)
-    lifted = gramian + jnp.where(constant > 0, constant, 1.0)
-    multipliers, _ = nearest_feasible(lifted, jnp.ones_like(squares), jnp.zeros_like(constant))
-    total = multipliers.sum()
-    return jnp.where(total > 0, quotient(multipliers, total), 1 / len(squares))
-
-
 def _exchange(at: _ActiveSet, unit: jax.Array, bounds: jax.Array, length: jax.Array) -> _ActiveSet:
     """Returns the active set after one constraint has been added to it, or one dropped on the way."""
     precision = 10 * float(jnp.finfo(unit.dtype).eps)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from auxjax.weighting.active_set import nearest_in_hull, quotient
+from auxjax.weighting.active_set import quotient
 from auxjax.weighting.protocol import Method, Signals, Update, Weighting, no_state
+from auxjax.weighting.quadratic import simplex_minimum
 
 # The cosine that GradVac aims at stays this far from 1, where its formula divides by the sine.
 LARGEST_TARGET = 0.999
@@ -146,7 +147,7 @@ def arml(scale: float = 1.0) -> Weighting:
             return Update(jnp.ones_like(gramian[0])), state
         cross = gramian[0, 1:].reshape(1, heads)
         hull = total**2 * gramian[1:, 1:] - total * (cross + cross.T) + gramian[0, 0]
-        return Update(jnp.concatenate([jnp.ones_like(gramian[0, :1]), total * nearest_in_hull(hull)])), state
+        return Update(jnp.concatenate([jnp.ones_like(gramian[0, :1]), total * simplex_minimum(hull)])), state
 
     return Weighting(no_state, update, frozenset({"gramian"}))
 

@@ -87,6 +87,8 @@ def choose(config: Mapping[str, Any]) -> Chosen:
     given = {key: value for key, value in config.items() if key != "name"}
     around = {key: given.pop(key, default) for key, default in _AROUND.items()}
     _check_around(around, name)
+    if around["ema"] and name in FAMILIES["controllers"]:
+        raise AuxjaxError(f"ema of weighting {name!r} must be 0: a controller is paid for the weights that it chose")
     check_parameters(METHODS[name].make, given, f"weighting {name!r}", also=tuple(_AROUND))
     weighting = normalize.normalized(METHODS[name].make(**given), around["normalize"])
     if around["ema"]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from auxjax.weighting.active_set import nearest_feasible, nearest_in_hull, quotient
+from auxjax.weighting.active_set import nearest_feasible, quotient
 from tests.weighting.auxiliary_gradients import Array
 
 
@@ -63,27 +63,6 @@ def test_fifteen_vectors_of_any_length_meet_the_conditions() -> None:
     assert slack.min() > -1e-4
     # What pulls is met exactly.
     assert np.abs(np.where(mu > 0, slack, 0)).max() < 1e-4
-
-
-def test_the_nearest_point_of_a_hull_has_the_least_inner_product_with_its_vectors() -> None:
-    draw = np.random.default_rng(3)
-    points = draw.standard_normal((12, 6, 8)) + 0.3
-    points[4] = points[4, :1]  # one point six times
-    points[5, 3:] = -points[5, :3]  # 0 is in the hull
-    points[6] = 0
-    points[7] *= 1e-8
-    points[8, 0] *= 1e4
-    points[9, :, 2:] = 0  # more points than dimensions
-    a = jnp.asarray(points, np.float32)
-    found = jax.jit(jax.vmap(nearest_in_hull))(jnp.einsum("nid,njd->nij", a, a, precision="highest"))
-    v = np.asarray(found, np.float64)
-    assert np.all(v >= 0)
-    np.testing.assert_allclose(v.sum(axis=1), 1, rtol=1e-5)
-    nearest = np.einsum("ni,nid->nd", v, points)
-    products = np.einsum("nid,nd->ni", points, nearest)
-    scale = np.einsum("nid,nid->n", points, points)
-    gap = np.einsum("nd,nd->n", nearest, nearest) - products.min(axis=1)
-    assert np.all(gap <= 1e-5 * scale)
 
 
 def test_a_quotient_by_nothing_is_nothing() -> None:

@@ -13,6 +13,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.weighting import bandits, policy
 from auxjax.weighting.controllers import REWARDS, Bandit, Reservoir, controller, grid, remember, rescaled
 from auxjax.weighting.protocol import HeldOut, Signals, Weighting
+from auxjax.weighting.registry import FAMILIES, choose
 
 NAMES = ("main", "aux1", "aux2")
 METHODS = bandits.METHODS | policy.METHODS
@@ -172,3 +173,9 @@ def test_the_grid_has_both_ends_and_missing_signals_are_named() -> None:
     state = weighting.init(NAMES, {})
     with pytest.raises(AuxjaxError, match="lack losses"):
         weighting.update(Signals(jnp.int32(0), jnp.float32(0), jax.random.key(0)), state)
+
+
+@pytest.mark.parametrize("name", FAMILIES["controllers"])
+def test_a_controller_is_not_averaged(name: str) -> None:
+    with pytest.raises(AuxjaxError, match="a controller is paid for the weights that it chose"):
+        choose({"name": name, "ema": 0.9})
