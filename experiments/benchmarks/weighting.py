@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from benchmarks.timing import report
 from auxjax import ops
 from auxjax.attach import attach
 from auxjax.head_gradients import trunk_of
-from auxjax.heads import Head, InceptionV1Head
+from auxjax.heads import Head, InceptionV1Head, presets
 from auxjax.models import MODELS
 from auxjax.step import Main, Program, create_state, train_step
 from auxjax.weighting import choose
@@ -35,8 +35,9 @@ def methods_over_plain(rounds: int, batch: int) -> None:
     for size in _TAPS:
         for name in _METHODS if size == 3 else ("pcgrad",):
             _report(size, {"name": name}, rounds, batch)
-        for config in ({"trunk": "taps"}, {"pullbacks": "vmapped"}, {"trunk": "inception_3b"}):
+        for config in ({"trunk": "taps"}, {"trunk": "shallowest"}, {"pullbacks": "vmapped"}):
             _report(size, {"name": "pcgrad", **config}, rounds, batch)
+    _beside_torchjd(rounds, batch)
 
 
 def _report(size: int, config: dict[str, Any], rounds: int, batch: int) -> None:
@@ -47,17 +48,42 @@ def _report(size: int, config: dict[str, Any], rounds: int, batch: int) -> None:
     print(f"{f'K={size} {title}':<34} method / plain, FLOPs by XLA's count: {flops / plain_flops:.3f}")
 
 
-def _training(size: int, config: dict[str, Any], batch: int) -> tuple[Run, float]:
+def _beside_torchjd(rounds: int, batch: int) -> None:
+    """Prints PCGrad's step, ours and TorchJD's, over each one's plain step: torchvision's GoogLeNet at 64 px."""
+    try:
+        from benchmarks.torch_googlenet import pcgrad_steps
+
+        theirs = pcgrad_steps(batch, 64, _CLASSES)
+    except ImportError:
+        print("torch, torchvision or torchjd is not installed: no comparison with TorchJD")
+        return
+    model = MODELS["googlenet"](num_classes=_CLASSES, variant="torchvision")
+    heads = presets("googlenet_torchvision", _CLASSES)
+    ours, _ = _training(3, {"name": "pcgrad", "trunk": "shallowest"}, batch, model, heads, 64)
+    plain, _ = _training(3, {"name": "constant"}, batch, model, heads, 64)
+    report("PCGrad up to inception_4a", {"auxjax": ours, "auxjax plain": plain}, rounds)
+    report("PCGrad up to inception_4a", theirs, rounds)
+    report("PCGrad up to inception_4a", {"auxjax": ours, "torchjd": theirs["torchjd"]}, rounds)
+
+
+def _training(
+    size: int,
+    config: dict[str, Any],
+    batch: int,
+    model: Any = None,
+    heads: Mapping[str, Head] | None = None,
+    pixels: int = 32,
+) -> tuple[Run, float]:
     """Returns a training step with its state kept inside and donated, and its FLOPs."""
-    model = MODELS["googlenet"](num_classes=_CLASSES, variant="bn", stem="small")
-    heads = {f"aux{i}": Head(at, InceptionV1Head(_CLASSES), weight=0.3) for i, at in enumerate(_TAPS[size])}
+    model = model or MODELS["googlenet"](num_classes=_CLASSES, variant="bn", stem="small")
+    heads = heads or {f"aux{i}": Head(at, InceptionV1Head(_CLASSES), weight=0.3) for i, at in enumerate(_TAPS[size])}
     chosen = choose(config)
     program = Program(
         attach(model, heads), Main(), tuple(heads), lambda p: jnp.array([1.0, *[0.3] * len(heads)]),
         optax.sgd(0.01, momentum=0.9), total_steps=1000, weighting=chosen.weighting, trunk=chosen.trunk,
         pullbacks=chosen.pullbacks, learning_rate=lambda step: 0.01,
     )  # fmt: skip
-    image = jax.random.normal(jax.random.key(0), (batch, 32, 32, 3))
+    image = jax.random.normal(jax.random.key(0), (batch, pixels, pixels, 3))
     images = {"image": image, "label": jnp.arange(batch) % _CLASSES}
     variables = ops.fast_init(program.attached.init)(jax.random.key(0), image[:1])
     trunk = trunk_of(program, variables, images) if chosen.weighting.needs else None

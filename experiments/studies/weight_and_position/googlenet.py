@@ -1,7 +1,8 @@
 """One head on GoogLeNet: where, and with what weight? Fashion-MNIST at 16 px, the first 120 steps of training.
 
 python experiments/prepare.py --dataset=fashion_mnist
-python experiments/ablate.py --config=experiments/studies/weight_and_position/googlenet.py --workdir=runs/googlenet --seeds=5 --learning_rates=config
+python experiments/ablate.py --workdir=runs/googlenet --seeds=5 --learning_rates=config \\
+    --config=experiments/studies/weight_and_position/googlenet.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One head on a deep sigmoid network: where, and with what weight? PlainNet of 8 layers on Fashion-MNIST.
 
 python experiments/prepare.py --dataset=fashion_mnist
-python experiments/ablate.py --config=experiments/studies/weight_and_position/plainnet.py --workdir=runs/plainnet --seeds=5
+python experiments/ablate.py --workdir=runs/plainnet --seeds=5 \\
+    --config=experiments/studies/weight_and_position/plainnet.py
 """
 
 from __future__ import annotations
