@@ -76,8 +76,13 @@ def test_pullbacks_are_the_rows_of_the_jacobian_and_reach_what_they_should() -> 
         )
 
 
-@pytest.mark.parametrize("pulled", ["sequential", "vmapped"])
-@pytest.mark.parametrize("trunk", ["shared", "shallowest", "taps", "conv_1"])
+@pytest.mark.parametrize(
+    ("trunk", "pulled"),
+    [
+        ("shared", "sequential"), ("shared", "vmapped"), ("shallowest", "sequential"), ("taps", "sequential"),
+        ("conv_1", "vmapped"),
+    ],
+)  # fmt: skip
 def test_constant_weights_by_k_pullbacks_are_the_single_weighted_backward(trunk: str, pulled: str) -> None:
     program = program_of(weighting=LOOKS, trunk=trunk, pullbacks=pulled)
     state, batch = state_of(program), small.batch()
@@ -116,7 +121,7 @@ def jacobian_of(program: Program, batch: Any) -> Any:
     return rows, np.asarray(program.weights(jnp.float32(0)))
 
 
-@pytest.mark.parametrize("pulled", ["sequential", "vmapped"])
+@pytest.mark.parametrize("pulled", ["sequential", pytest.param("vmapped", marks=pytest.mark.slow_study)])
 @pytest.mark.parametrize(
     ("trunk", "layers"),
     [("shared", ("conv_1", "bn_1", "conv_2")), ("shallowest", ("conv_1", "bn_1")), ("conv_1", ("conv_1",))],
@@ -213,6 +218,7 @@ def test_each_pullback_costs_its_own_part_of_the_network() -> None:
     assert dots(LOOKS) - dots(CONSTANT) <= 3
 
 
+@pytest.mark.slow_study
 def test_held_out_gradient_and_hessian_are_those_of_the_losses() -> None:
     program = program_of(weighting=LOOKS, learning_rate=lambda step: 0.5)
     state, batch = state_of(program), small.batch(32)
@@ -245,8 +251,13 @@ def test_held_out_gradient_and_hessian_are_those_of_the_losses() -> None:
 
 
 @pytest.mark.multidevice
-@pytest.mark.parametrize("trunk", ["shared", "taps"])
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize(
+    ("mode", "trunk"),
+    [
+        ("jit", "shared"), ("pmap", "taps"), pytest.param("jit", "taps", marks=pytest.mark.slow_study),
+        pytest.param("pmap", "shared", marks=pytest.mark.slow_study),
+    ],
+)  # fmt: skip
 def test_eight_devices_give_the_gradients_and_the_gramian_of_one(mode: str, trunk: str) -> None:
     seen: dict[int, Any] = {}
     method = Weighting(
@@ -265,7 +276,7 @@ def test_eight_devices_give_the_gradients_and_the_gramian_of_one(mode: str, trun
     close((seen[8].params, seen[8].weighting_state), (seen[1].params, seen[1].weighting_state))
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow_study)])
 def test_a_step_that_is_not_due_holds_the_weights_and_is_the_same_update(mode: str) -> None:
     """Under weights that do not depend on the gradients, looking every third step must change nothing."""
     fixed = Weighting(no_state, lambda s, state: (Update(jnp.array([1.0, 0.5, 0.0])), state), frozenset({"gramian"}))

@@ -77,9 +77,12 @@ TAPS = {
     "inception_4d": ("inception4d", "aux2"),
     "backbone/layer3": ("backbone.layer3", "aux_classifier"),
 }
-SLOW = ("vgg16", "vgg19_bn", "densenet121", "fcn_resnet50")
+SLOW = ("vgg11", "vgg16", "vgg19_bn", "densenet121", "fcn_resnet50")
+# Their gradients take longest to compile; what they are made of is in the others too.
+SLOW_GRADIENTS = (*SLOW, "inception_v3", "resnet50", "vit_b_16")
 SMOOTH = ("vit_b_16", "vit_b_16_scanned")
 PARAMS = [pytest.param(name, marks=[pytest.mark.slow_study] if name in SLOW else []) for name in CASES]
+GRADIENTS = [pytest.param(name, marks=[pytest.mark.slow_study] if name in SLOW_GRADIENTS else []) for name in CASES]
 
 
 def without_dropout(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -152,6 +155,7 @@ def test_logits_of_the_model_and_of_its_heads_equal_torchvisions_at_two_sizes(pa
             np.testing.assert_allclose(actual[name], value, atol=1e-4 * np.abs(value).max(), err_msg=name)
 
 
+@pytest.mark.parametrize("pair", GRADIENTS, indirect=True)
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow_study)])
 def test_losses_of_all_heads_and_the_gradient_of_the_image_equal_torchvisions_in_training(
     pair: Any, dtype: Any, request: pytest.FixtureRequest

@@ -11,8 +11,8 @@ import auxjax
 from auxjax import build, check, cli
 from auxjax.heads import cost
 
-# GoogLeNet takes half a minute to compile: one config of each of its forms is enough for every change.
-SLOW = ("googlenet_cifar100", "googlenet_fashion_mnist")
+# These networks take half a minute to compile: one config of GoogLeNet is enough for every change.
+SLOW = ("googlenet_cifar100", "googlenet_fashion_mnist", "googlenet_imagenet", "resnet18_digits")
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 

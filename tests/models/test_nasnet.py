@@ -74,6 +74,7 @@ def test_heads_sit_on_the_published_maps(preset: str, channels: int, parameters:
     assert parameters in (None, count(head))
 
 
+@pytest.mark.slow_study
 def test_cells_halve_and_double_where_they_should() -> None:
     image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     taps = auxjax.list_taps(NASNetA(10, "cifar", filters=4), image)

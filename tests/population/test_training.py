@@ -102,7 +102,7 @@ def test_what_is_done_is_not_done_again(data_dir: str, together: list[Path]) -> 
     assert outcomes[0].history == metrics.read(together[0] / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("last", [2, 4])
+@pytest.mark.parametrize("last", [pytest.param(2, marks=pytest.mark.slow_study), 4])
 def test_an_interrupted_population_ends_with_the_same_bits(
     last: int, data_dir: str, together: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,9 @@ NAMES = list(METHODS)
 # One for each thing that a method may look at or keep; the step is the same program for the others.
 QUICK = ("uncertainty", "famo", "excess_mtl", "pcgrad", "gcs", "bloop", "mt_adam", "auxi_learn", "policy")
 ON_EIGHT = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow_study]) for name in NAMES]
+# And one for each file of methods.
+TRAINED = (*QUICK, "gls", "aligned_mtl", "gradnorm", "pcd", "meta_balance", "moco", "auto_lambda", "exp3")
+IN_A_STEP = [pytest.param(name, marks=[] if name in TRAINED else [pytest.mark.slow_study]) for name in NAMES]
 
 
 class Net(nn.Module):
@@ -81,7 +84,7 @@ def equal(a: Any, b: Any, tolerance: float = 0.0) -> None:
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IN_A_STEP)
 def test_it_trains_and_says_its_weights(name: str) -> None:
     states, metrics = trained(name)
     assert all(np.isfinite(value) for row in metrics for value in row.values())
@@ -92,7 +95,7 @@ def test_it_trains_and_says_its_weights(name: str) -> None:
     assert all(jax.tree.leaves(moved))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IN_A_STEP)
 def test_it_resumes_with_the_same_bits_and_calls_no_host(name: str) -> None:
     states, _ = trained(name)
     flat, structure = jax.tree.flatten(states[3])
