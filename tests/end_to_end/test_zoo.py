@@ -65,7 +65,7 @@ def config_of(name: str, dtype: str) -> Any:
     return config
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow_study)])
 @pytest.mark.parametrize("name", marked([*CLASSIFIERS, *PLAIN]))
 def test_it_trains_strips_exports_and_reloads(
     name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

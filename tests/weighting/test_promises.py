@@ -32,7 +32,19 @@ def held_out(main: Any) -> HeldOut:
 
 def run(weighting: Weighting, gradients: Array, losses: Array) -> tuple[Array, Array]:
     """Returns weights [T, N, K] and directions [T, N, d] for gradients [T, N, K, d], in float64."""
-    count = gradients.shape[2]
+    with jax.enable_x64(True):
+        weights, directions = compiled(weighting, gradients.shape[2])(jnp.asarray(gradients), jnp.asarray(losses))
+    return np.asarray(weights), np.asarray(directions)
+
+
+@functools.cache
+def made(name: str) -> Weighting:
+    return METHODS[name].make()
+
+
+@functools.cache
+def compiled(weighting: Weighting, count: int) -> Callable[..., Any]:
+    """`(gradients, losses) -> (weights, directions)` over all families, which every check of a method shares."""
 
     def one(carry: Any, given: Any) -> tuple[Any, Any]:
         index, state = carry
@@ -53,10 +65,7 @@ def run(weighting: Weighting, gradients: Array, losses: Array) -> tuple[Array, A
         start = weighting.init(tuple(f"loss{k}" for k in range(count)), as_tree(g[0, 0]))
         return jax.lax.scan(one, (jnp.zeros((), jnp.int32), start), (g, values))[1]
 
-    with jax.enable_x64(True):
-        function = jax.jit(jax.vmap(many, in_axes=1, out_axes=1))
-        weights, directions = function(jnp.asarray(gradients), jnp.asarray(losses))
-    return np.asarray(weights), np.asarray(directions)
+    return jax.jit(jax.vmap(many, in_axes=1, out_axes=1))
 
 
 def inputs(k: int = K) -> tuple[Array, Array]:
@@ -71,7 +80,7 @@ def inputs(k: int = K) -> tuple[Array, Array]:
 
 @functools.cache
 def ran(name: str) -> tuple[Array, Array]:
-    return run(METHODS[name].make(), *inputs())
+    return run(made(name), *inputs())
 
 
 def cosines(a: Array, b: Array) -> Array:
@@ -149,7 +158,7 @@ def test_every_promise_has_a_check_that_can_fail() -> None:
     ("name", "promise"), [(name, promise) for name, method in METHODS.items() for promise in sorted(method.promises)]
 )
 def test_a_method_keeps_its_promise(name: str, promise: str) -> None:
-    assert CHECKS[promise](METHODS[name].make(), *ran(name))
+    assert CHECKS[promise](made(name), *ran(name))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -158,6 +167,6 @@ def test_numbers_stay_finite_and_main_alone_is_main(name: str) -> None:
     assert method.source and method.promises <= set(PROMISES)
     assert all(np.isfinite(values).all() for values in ran(name))
     gradients, losses = inputs(1)
-    _, directions = run(method.make(), gradients, losses)
+    _, directions = run(made(name), gradients, losses)
     # Adam's direction is no multiple of the gradient.
     assert name == "mt_adam" or np.all(cosines(directions, gradients[:, :, 0]) > 1 - 1e-6)
