@@ -17,6 +17,9 @@ _CALLED = re.compile(
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\[(\d+),(\d+)\]|\{\{([\d,]*)\})")
+# As newer compilers write them: axes of a mesh with their sizes, and those that a group spans, whole or in part.
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
+_AXIS, _SPANNED = re.compile(r"'([^']*)'=(\d+)"), re.compile(r"'([^']*)'(?::\(\d+\)(\d+))?")
 
 
 class Collective(NamedTuple):
@@ -99,6 +102,10 @@ def _collective(line: str, match: re.Match[str], times: int, counted: bool) -> C
 
 
 def _group(line: str) -> int:
+    mesh = _MESH.search(line)
+    if mesh:
+        sizes = {name: int(size) for name, size in _AXIS.findall(mesh[1])}
+        return math.prod(int(part) if part else sizes.get(name, 1) for name, part in _SPANNED.findall(mesh[2]))
     match = _GROUPS.search(line)
     if not match:
         return 0

@@ -88,3 +88,22 @@ ENTRY %main (a: bf16[8,128]) -> f32[] {
         Collective("all-gather", 4 * 16, 1, 2, False, True),
         Collective("all-reduce", 12, 1, 0, False, True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", 4), ("[4,2]<=[8]", 2), ("mesh['data'=8] {'data'}", 8),
+        ("mesh['data'=4,'model'=2] {'model'}", 2), ("mesh['data'=8] {'data':(2)4}", 4),
+    ],
+)  # fmt: skip
+def test_groups_are_read_in_each_form_that_compilers_write(groups: str, size: int) -> None:
+    text = f"""HloModule step
+
+ENTRY %main (a: f32[64]) -> f32[8] {{
+  %a = f32[64]{{0}} parameter(0)
+  ROOT %r = f32[8]{{0}} reduce-scatter(%a), channel_id=1, replica_groups={groups}, dimensions={{0}}, to_apply=%sum
+}}
+"""
+    (found,) = collectives(text)
+    assert found.group == size and found.bytes == 4 * 8 * size
