@@ -27,7 +27,7 @@ class Compiled(NamedTuple):
 
     `stretch(numbers, state, resident, index, count) -> (state, metrics)` trains for `count` steps on the positions
     int32[longest, B]; metrics are float32[longest], of which the first `count` are meant. A step whose loss or gradient
-    is not finite changes nothing, and so no step after it does. `evaluate(state, resident, index, mask) -> sums`.
+    is not finite is the last one. `evaluate(state, resident, index, mask) -> sums`.
     """
 
     program: Program
@@ -90,17 +90,21 @@ def _stretch(
 
     def step(state: TrainState, position: jax.Array) -> tuple[TrainState, Metrics]:
         after, metrics = batches.step_on(state.replace(program=own), resident, {"index": position}, spec=spec)
-        after = after.replace(program=program)
-        finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(metrics["grad_norm/total"])
-        return jax.tree.map(functools.partial(_where, finite), after, state), metrics
+        return after.replace(program=program), metrics
 
-    def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-        state, metrics = step(carry[0], index[i])
-        return state, {name: values.at[i].set(metrics[name]) for name, values in carry[1].items()}
+    def goes_on(carry: tuple[jax.Array, jax.Array, TrainState, Metrics]) -> jax.Array:
+        return (carry[0] < count) & carry[1]
+
+    def body(carry: tuple[jax.Array, jax.Array, TrainState, Metrics]) -> tuple[Any, ...]:
+        i, _, state, seen = carry
+        state, metrics = step(state, index[i])
+        finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(metrics["grad_norm/total"])
+        return i + 1, finite, state, {name: values.at[i].set(metrics[name]) for name, values in seen.items()}
 
     shapes = jax.eval_shape(step, state, index[0])[1]
     buffers = {name: jnp.zeros((len(index), *shape.shape), shape.dtype) for name, shape in shapes.items()}
-    return jax.lax.fori_loop(0, count, body, (state, buffers))
+    start = (jnp.zeros((), jnp.int32), jnp.ones((), bool), state, buffers)
+    return jax.lax.while_loop(goes_on, body, start)[2:]
 
 
 def _evaluate(
@@ -116,7 +120,3 @@ def _evaluate(
     )
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(add, zeros, inputs)[0]
-
-
-def _where(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    return jax.lax.select(jnp.broadcast_to(condition, new.shape), new, old)
