@@ -11,6 +11,8 @@ from auxjax.statistics import Estimate, MedianTime, Selection, SpeedUp, TimeToTa
 from auxjax.statistics.curves import Curve
 from auxjax.statistics.verdicts import Better
 
+# The smallest difference in accuracy that matters: under it "no difference" may be shown. Losses have none.
+MARGIN = 0.005
 Points = tuple[Sequence[float], Sequence[float]]
 
 
@@ -39,7 +41,10 @@ def judge(
     """Returns the verdict on each arm against one baseline, None where they have no seed in common."""
     paired = {name: values for name, values in arms.items() if set(values) & set(baseline)}
     share = metric.startswith("accuracy/")
-    found = statistics.verdicts(baseline, paired, better=better(metric), percent=share) if paired else {}
+    margin = MARGIN if share else None
+    found = {}
+    if paired:
+        found = statistics.verdicts(baseline, paired, margin=margin, better=better(metric), percent=share)
     return {name: found.get(name) for name in arms}
 
 

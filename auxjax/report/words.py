@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from auxjax.report.arms import Arm
 from auxjax.report.curves import is_share
 from auxjax.report.headline import Headline, Row
+from auxjax.report.numbers import MARGIN
 from auxjax.report.runs import DAMAGED, DONE, FAILED, UNFINISHED, Run
 from auxjax.statistics.permutation import FEWEST
 
@@ -48,7 +49,8 @@ def rule(headline: Headline) -> str:
         f"A run counts with its {headline.metric} on the {headline.split} split at its last step, {share}; a failed "
         "run with its last evaluation on that split before it failed, an unfinished one not yet. Means have 95 % "
         "intervals over seeds. Differences are paired by seed; their intervals and p-values (Holm) allow for the "
-        f"number of arms compared with one baseline, and there is no p-value under {FEWEST} pairs. Steps to the target "
+        f"number of arms compared with one baseline, and there is no p-value under {FEWEST} pairs. No difference is "
+        f"said of accuracies whose interval lies within {100 * MARGIN:g} points. Steps to the target "
         f"are read on the {headline.curve_split} split at the evaluated steps; runs that never reach it are censored "
         "at their last one. A speed-up is the geometric mean of the seeds' ratios where all runs reach the target, "
         "else the ratio of mean times cut at the last step at which all are known, which understates it. FLOPs count "
