@@ -77,9 +77,9 @@ TAPS = {
     "inception_4d": ("inception4d", "aux2"),
     "backbone/layer3": ("backbone.layer3", "aux_classifier"),
 }
-SLOW = ("vgg11", "vgg16", "vgg19_bn", "densenet121", "fcn_resnet50")
+SLOW = ("vgg11", "vgg16", "vgg19_bn", "resnet50", "densenet121", "fcn_resnet50")
 # Their gradients take longest to compile; what they are made of is in the others too.
-SLOW_GRADIENTS = (*SLOW, "inception_v3", "resnet50", "vit_b_16")
+SLOW_GRADIENTS = (*SLOW, "inception_v3", "vit_b_16")
 SMOOTH = ("vit_b_16", "vit_b_16_scanned")
 PARAMS = [pytest.param(name, marks=[pytest.mark.slow_study] if name in SLOW else []) for name in CASES]
 GRADIENTS = [pytest.param(name, marks=[pytest.mark.slow_study] if name in SLOW_GRADIENTS else []) for name in CASES]

@@ -42,8 +42,9 @@ def count(tree: Any) -> int:
         # Keras counts 5,326,716 and 88,949,818 with the statistics.
         ("nasnet_mobile", 5_289_978, 36_738),
         ("nasnet_large", 88_753_150, 196_668),
-        ("nasnet_cifar", 3_346_538, None),  # Table 1: 3.3M
-        ("darts_cifar", 3_349_342, None),  # Table 1: 3.3M, the authors' module without its head
+        pytest.param("nasnet_cifar", 3_346_538, None, marks=pytest.mark.slow_study),  # Table 1: 3.3M
+        # Table 1: 3.3M, the authors' module without its head
+        pytest.param("darts_cifar", 3_349_342, None, marks=pytest.mark.slow_study),
         ("darts_imagenet", 4_718_752, None),  # Table 3: 4.7M
     ],
 )
@@ -59,8 +60,12 @@ def test_parameter_counts_are_the_published_ones(preset: str, parameters: int, s
         # The head: 1x1 and 768 features with BatchNorm, on a pooled map of 4, 6, 2, 2 and 2 px.
         ("nasnet_mobile", 528, 528 * 128 + 256 + 16 * 128 * 768 + 1536 + 769_000),
         ("nasnet_large", 2016, None),
-        ("nasnet_cifar", 384, 384 * 128 + 256 + 16 * 128 * 768 + 1536 + 7_690),
-        ("darts_cifar", 576, 576 * 128 + 256 + 4 * 128 * 768 + 1536 + 7_690),
+        pytest.param(
+            "nasnet_cifar", 384, 384 * 128 + 256 + 16 * 128 * 768 + 1536 + 7_690, marks=pytest.mark.slow_study
+        ),
+        pytest.param(
+            "darts_cifar", 576, 576 * 128 + 256 + 4 * 128 * 768 + 1536 + 7_690, marks=pytest.mark.slow_study
+        ),
         ("darts_imagenet", 768, 768 * 128 + 256 + 4 * 128 * 768 + 769_000),
     ],
 )
