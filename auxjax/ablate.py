@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import shlex
@@ -113,7 +114,7 @@ def tuned(
     if any(LEARNING_RATE in changes for changes in given):
         raise AuxjaxError(f"{LEARNING_RATE} is swept twice: give it as an axis, or several learning_rates, not both")
     if len(learning_rates) > 1 and not config.data.validation_examples:
-        config = ConfigDict(config)
+        config = copy.deepcopy(config)
         config.data.validation_examples = len(data.load(config.data).splits["train"]) // 10
         logger.info("%d training examples are held out to choose learning rates", config.data.validation_examples)
     return config, [{**changes, LEARNING_RATE: rate} for changes in given for rate in learning_rates]

@@ -21,8 +21,7 @@ def describe(folder: Path, config: ConfigDict, arms: Sequence[Arm], command: str
     """Writes ablation.json, whole or not at all: the arms, and those that an earlier grid trained here.
 
     The baseline is the arm in which no head trains, where there is one such arm; `tuned` is the key whose best value is
-    each arm's own. Raises AuxjaxError where the folder
-    has an ablation of another config.
+    each arm's own. Raises AuxjaxError where the folder has an ablation of another config.
     """
     path, base = folder / "ablation.json", base_of(config)
     before: dict[str, Any] = read(folder) if path.exists() else {"arms": [], "base": base}

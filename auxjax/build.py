@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from auxjax import batches, data, ops, optimizer, parallel, weighting
+from auxjax import batches, data, metrics, ops, optimizer, parallel, weighting
 from auxjax import config as configs
 from auxjax.attach import attach, strip
 from auxjax.head_gradients import trunk_of
@@ -115,8 +115,13 @@ def setup(config: Any) -> Setup:
     return Setup(
         program=built, where=where, state=state, train_step=train_function, eval_step=eval_function, dataset=dataset,
         pipeline=pipeline, total_steps=total_steps, every=every,
-        example=jax.random.normal(jax.random.key(0), (2, *dataset.image_shape)),
+        example=proof_example(dataset),
     )  # fmt: skip
+
+
+def proof_example(dataset: data.DataSet) -> jax.Array:
+    """Returns a batch of 2 images to prove a stripped tree on, float32[2, H, W, C]."""
+    return jax.random.normal(jax.random.key(0), (2, *dataset.image_shape))
 
 
 def lengths(config: Any, dataset: data.DataSet) -> tuple[int, int, dict[str, int]]:
@@ -173,8 +178,7 @@ def evaluate(setup: Setup, state: Any, resident: Any, split: str) -> dict[str, f
         for name, values in sums.items():
             total = totals.setdefault(name, dict.fromkeys(values, 0.0))
             totals[name] = {key: total[key] + float(value) for key, value in values.items()}
-    scores = {f"accuracy/{name}": t["correct"] / max(t["count"], 1.0) for name, t in totals.items()}
-    return scores | {f"loss/{name}": t["loss"] / max(t["count"], 1.0) for name, t in totals.items()}
+    return metrics.scores(totals)
 
 
 def evaluate_bare(config: Any, bare: nn.Module, variables: Any, split: str) -> dict[str, float]:

@@ -38,6 +38,13 @@ def head_metrics(
     return results
 
 
+def scores(sums: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Returns accuracy/name and loss/name of `{name: {"correct", "loss", "count"}}`, sums over a whole split."""
+    counts = {name: max(float(total["count"]), 1.0) for name, total in sums.items()}
+    accuracies = {f"accuracy/{name}": float(total["correct"]) / counts[name] for name, total in sums.items()}
+    return accuracies | {f"loss/{name}": float(total["loss"]) / counts[name] for name, total in sums.items()}
+
+
 class Writer(Protocol):
     """What a run writes to; the names are those of clu's writers, so that one of those serves too."""
 

@@ -13,8 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import auxjax
-from auxjax import config as configs
 from auxjax import metrics, sweep
+from tests import digits_runs
 
 GRID = "heads.aux1.weight=0,0.3"
 SEEDS = (0, 1)
@@ -22,15 +22,9 @@ SEEDS = (0, 1)
 
 def config(data_dir: str, **changes: Any) -> ConfigDict:
     """A PlainNet with BatchNorm and one head, four steps of the digits, a checkpoint at every other."""
-    made = configs.base()
-    made.model = {"name": "plainnet", "depth": 2, "width": 16, "norm": "batch"}
-    made.heads = {"aux1": configs.head(at="layer_1", kind="linear")}
-    made.data.update(data_dir=data_dir, batch_size=32, eval_batch_size=355, validation_examples=100)
-    made.train.update(total_epochs=0.0, total_steps=4, eval_epochs=0.0, eval_steps=2, log_steps=1)
-    made.train.update(checkpoint_epochs=0.0, checkpoint_steps=2)
-    made.parallel.num_devices = 1
-    made.update_from_flattened_dict(changes)
-    return made
+    fewer = {"data.augment.flip": False, "data.eval_batch_size": 355, "data.validation_examples": 100}
+    fewer |= {"train.total_steps": 4, "train.checkpoint_steps": 2, "parallel.num_devices": 1}
+    return digits_runs.config(data_dir, **fewer | changes)
 
 
 def run(data_dir: str, workdir: str) -> None:

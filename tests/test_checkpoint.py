@@ -8,7 +8,6 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
@@ -20,6 +19,7 @@ from auxjax.heads import Head, LinearProbe
 from auxjax.proof import bare_shapes
 from auxjax.step import train_step
 from tests import small
+from tests.equal import equal
 
 STEP = jax.jit(train_step)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
@@ -39,13 +39,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
             state, _ = STEP(state, small.batch(seed=step))
             checkpoint.save(manager, state, {"next": step}, score)
     return folder, state
-
-
-def equal(a: Any, b: Any) -> None:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(x, y)
 
 
 def test_the_whole_state_comes_back_bit_for_bit(saved: Any) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from auxjax.diagnose import diagnose, draw, load_state
 from auxjax.diagnostics.gradient_norm import gradient_norm
 from auxjax.diagnostics.table import table
 from auxjax.errors import AuxjaxError
+from tests.equal import equal
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,7 @@ def test_the_state_is_restored_whole_at_any_step(finished: auxjax.Result) -> Non
     assert finished.workdir is not None
     state, setup, config = load_state(finished.workdir)
     assert int(state.step) == 4
-    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(finished.state), strict=True):
-        x, y = (jax.random.key_data(z) if jnp.issubdtype(z.dtype, jax.dtypes.prng_key) else z for z in (x, y))
-        np.testing.assert_array_equal(x, y)
+    equal(state, finished.state)
     batch = draw(setup, config, "test", 50)
     assert batch["image"].shape == (50, 8, 8, 1)
     assert len(set(batch["label"][:10].tolist())) > 2

@@ -18,26 +18,8 @@ from auxjax import metrics
 from auxjax.errors import AuxjaxError
 from auxjax.record import Recorder
 from tests.compilations import counted
-
-
-def config(data_dir: str, **changes: Any) -> Any:
-    """A small PlainNet with BatchNorm and one head, 6 steps of digits, everything done every other step."""
-    made = configs.base()
-    made.model = {"name": "plainnet", "depth": 2, "width": 16, "norm": "batch"}
-    made.heads = {"aux1": configs.head(at="layer_1", kind="linear")}
-    made.data.update(data_dir=data_dir, batch_size=32, eval_batch_size=200)
-    made.data.augment.flip = True
-    made.train.update(total_epochs=0.0, total_steps=6, eval_epochs=0.0, eval_steps=2, log_steps=1)
-    made.train.update(checkpoint_epochs=0.0, checkpoint_steps=1)
-    made.update_from_flattened_dict(changes)
-    return made
-
-
-def equal(a: Any, b: Any) -> None:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(x, y)
+from tests.digits_runs import config
+from tests.equal import equal
 
 
 @pytest.fixture(scope="module")

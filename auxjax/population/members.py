@@ -91,8 +91,7 @@ class Member:
     def evaluated(self, split: str, sums: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Takes the sums over a whole split and records the scores; those on the test split are kept."""
         own = {self._shown.get(name, name): s for name, s in sums.items() if name == "main" or name in self._shown}
-        scores = {f"accuracy/{name}": float(s["correct"]) / max(float(s["count"]), 1.0) for name, s in own.items()}
-        scores |= {f"loss/{name}": float(s["loss"]) / max(float(s["count"]), 1.0) for name, s in own.items()}
+        scores = metrics.scores(own)
         if not any((record["split"], record["step"]) == (split, self.step) for record in self.history):
             self._write(split, self.step, scores)
         self.scores = scores
@@ -101,7 +100,7 @@ class Member:
         """Saves a state as the run's own, its stripped tree proven; nothing without a folder."""
         if self._manager is None:
             return
-        prove_stripped(self._shared.program.attached, state.variables, strip(state.variables), _example(self._shared))
+        prove_stripped(self._shared.program.attached, state.variables, strip(state.variables), self._shared.example)
         score = None
         if self.scores is not None and due(self.step, self._shared.every["eval"], self._shared.total_steps):
             score = self.scores["accuracy/main"]
@@ -167,7 +166,3 @@ def _why(step: int, scalars: Mapping[str, float]) -> str:
     except NotFiniteError as error:
         return str(error)
     return f"the gradient is not finite at step {step}: lower optimizer.learning_rate, or set optimizer.clip_norm"
-
-
-def _example(shared: Compiled) -> jax.Array:
-    return jax.random.normal(jax.random.key(0), (2, *shared.dataset.image_shape))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from auxjax.config import flatten, plain
 from auxjax.weighting import METHODS
@@ -24,7 +22,6 @@ OFF = {
     "optimizer.weight_decay": 0.0, "optimizer.momentum": 0.0, "optimizer.heads_learning_rate_factor": 1.0,
     "data.label_noise": 0.0, "model.dropout_rate": 0.0, "heads.*.dropout_rate": 0.0,
 }  # fmt: skip
-_KEPT = re.compile(r"(warm_up|every)_steps|ema|.*percent")
 
 
 def is_method(config: Mapping[str, Any]) -> bool:
@@ -42,7 +39,7 @@ def number_keys(config: Mapping[str, Any]) -> list[str]:
     keys = []
     for key, value in flatten(config).items():
         pattern = _matching(key)
-        if pattern is None or type(value) is not float or _KEPT.fullmatch(key.rpartition(".")[2]):
+        if pattern is None or type(value) is not float:
             continue
         if pattern in OFF and value == OFF[pattern]:
             continue
@@ -64,12 +61,6 @@ def with_numbers(config: Mapping[str, Any], numbers: Mapping[str, jax.Array]) ->
             section = section[name]
         section[last] = value
     return filled
-
-
-def numbers_of(config: Mapping[str, Any], keys: list[str]) -> dict[str, jax.Array]:
-    """Returns the values at `keys` as float32 scalars."""
-    flat = flatten(config)
-    return {key: jnp.float32(flat[key]) for key in keys}
 
 
 def _matching(key: str) -> str | None:

@@ -27,7 +27,7 @@ class Compiled(NamedTuple):
 
     `stretch(numbers, state, resident, index, count) -> (state, metrics)` trains for `count` steps on the positions
     int32[longest, B]; metrics are float32[longest], of which the first `count` are meant. A step whose loss or gradient
-    is not finite is the last one. `evaluate(state, resident, index, mask) -> sums`.
+    is not finite is the last one. `evaluate(state, resident, index, mask) -> sums`; `example` proves stripped trees.
     """
 
     program: Program
@@ -38,6 +38,7 @@ class Compiled(NamedTuple):
     eval_batch_size: int
     stretch: Callable[..., tuple[TrainState, Metrics]]
     evaluate: Callable[..., dict[str, Metrics]]
+    example: jax.Array
 
     @property
     def eval_split(self) -> str:
@@ -63,6 +64,7 @@ def compiled(group: Group) -> Compiled:
         eval_batch_size=config.data.eval_batch_size,
         stretch=functools.partial(_stretch, program, config, dataset, sizes),
         evaluate=functools.partial(_evaluate, batches.batch_spec(config, dataset)),
+        example=build.proof_example(dataset),
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,30 +15,18 @@ from auxjax import build, check, metrics
 from auxjax import config as configs
 from auxjax.errors import AuxjaxError
 from auxjax.record import Recorder
+from tests import digits_runs
 from tests.compilations import counted
+from tests.equal import equal
 
 ALL = ("gradient_norm", "similarity", "variance")
 
 
 def config(data_dir: str, names: tuple[str, ...] = (), every: int = 0, **changes: Any) -> Any:
-    """A small PlainNet with BatchNorm, a head, and random flips: five steps of digits."""
-    made = configs.base()
-    made.model = {"name": "plainnet", "depth": 2, "width": 8, "norm": "batch"}
-    made.heads = {"aux1": configs.head(at="layer_1", kind="linear")}
-    made.data.update(data_dir=data_dir, batch_size=32, eval_batch_size=360)
-    made.data.augment.flip = True
-    made.train.update(total_epochs=0.0, total_steps=5, eval_epochs=0.0, eval_steps=5, log_steps=1)
-    made.train.update(checkpoint_epochs=0.0, checkpoint_steps=1)
-    made.diagnostics.update(names=names, every_steps=every)
-    made.update_from_flattened_dict(changes)
-    return made
-
-
-def equal(a: Any, b: Any) -> None:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(x, y)
+    """Five steps of a narrower network, with these diagnostics."""
+    fewer = {"model.width": 8, "data.eval_batch_size": 360, "train.total_steps": 5, "train.eval_steps": 5}
+    given = {"diagnostics.names": names, "diagnostics.every_steps": every}
+    return digits_runs.config(data_dir, **fewer | given | changes)
 
 
 def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

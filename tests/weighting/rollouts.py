@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from auxjax.weighting.protocol import HeldOut, Signals, Weighting, combine, gramian_of
-from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, as_vector
+from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, as_vector, families
 
 
 class Rollout(NamedTuple):
@@ -66,6 +66,15 @@ def roll(weighting: Weighting, gradients: Array, losses: Array | None = None, dt
         assert weights.dtype == directions.dtype == dtype
         kept = jax.tree.map(np.asarray, states)
     return Rollout(np.asarray(weights), np.asarray(directions), kept, np.zeros((steps, SIZE)))
+
+
+def roll_hard(weighting: Weighting, count: int) -> tuple[Array, Rollout]:
+    """Returns all families of `count` hard gradients and their rollout in single precision, finite throughout."""
+    hard = np.concatenate(list(families(count).values()))
+    result = roll(weighting, hard, dtype=np.float32)
+    for leaf in jax.tree.leaves((result.weights, result.directions, result.states)):
+        assert np.isfinite(leaf).all()
+    return hard, result
 
 
 class Quadratics(NamedTuple):

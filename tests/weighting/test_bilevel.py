@@ -14,8 +14,8 @@ from auxjax.errors import AuxjaxError
 from auxjax.weighting import bilevel
 from auxjax.weighting.protocol import CONSTANT, HeldOut, Update, Weighting
 from auxjax.weighting.quadratic import nash
-from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, as_vector, families, steps
-from tests.weighting.rollouts import Quadratics, Rollout, everything, quadratics, roll, train
+from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, as_vector, steps
+from tests.weighting.rollouts import Quadratics, Rollout, everything, quadratics, roll_hard, train
 
 MAKES = [bilevel.auto_lambda, bilevel.auxi_nash, bilevel.fork_merge]
 START = np.random.default_rng(5).normal(size=SIZE)
@@ -184,10 +184,7 @@ def test_a_helpful_head_bargains_with_more_power_than_a_harmful_one() -> None:
 @pytest.mark.parametrize("make", MAKES)
 def test_hard_gradients_in_single_precision(make: Any) -> None:
     for count in (1, 4):
-        hard = np.concatenate(list(families(count).values()))
-        result = roll(make(), hard, dtype=np.float32)
-        for leaf in jax.tree.leaves((result.weights, result.directions, result.states)):
-            assert np.isfinite(leaf).all()
+        hard, result = roll_hard(make(), count)
         if count == 1:
             np.testing.assert_array_equal(result.directions, hard[:, 0].astype(np.float32))
             np.testing.assert_array_equal(result.weights, 1)

@@ -144,7 +144,6 @@ CHECKS: dict[str, Callable[[Weighting, Array, Array], bool]] = {
     "sum_one": sums(1.0),
 }
 UNEQUAL = CONSTANT._replace(update=lambda signals, state: (Update(jnp.asarray([2.0, 1.0, 0.5, 0.1])), state))
-COUNTEREXAMPLES = dict.fromkeys(CHECKS, UNEQUAL)
 
 
 def test_every_promise_has_a_check_that_can_fail() -> None:

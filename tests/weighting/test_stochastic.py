@@ -10,8 +10,8 @@ import pytest
 
 from auxjax.errors import AuxjaxError
 from auxjax.weighting import stochastic
-from tests.weighting.auxiliary_gradients import Array, families, steps
-from tests.weighting.rollouts import roll
+from tests.weighting.auxiliary_gradients import Array, steps
+from tests.weighting.rollouts import roll, roll_hard
 from tests.weighting.test_tracked import projected
 
 STEPS = 30
@@ -65,10 +65,7 @@ def test_the_weights_are_those_of_torchjd(name: str) -> None:
 @pytest.mark.parametrize("make", [stochastic.modo, stochastic.sdmgrad])
 def test_hard_gradients_in_single_precision(make: Any) -> None:
     for count in (1, 4):
-        hard = np.concatenate(list(families(count).values()))
-        result = roll(make(), hard, dtype=np.float32)
-        for leaf in jax.tree.leaves((result.weights, result.directions, result.states)):
-            assert np.isfinite(leaf).all()
+        hard, result = roll_hard(make(), count)
         np.testing.assert_allclose(result.weights.sum(axis=1), 1, rtol=1e-5)
         assert np.all(result.weights >= 0)
         if count == 1:

@@ -11,8 +11,8 @@ import pytest
 
 from auxjax.errors import AuxjaxError
 from auxjax.weighting import tracked
-from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, families, steps
-from tests.weighting.rollouts import decided, everything, roll
+from tests.weighting.auxiliary_gradients import SIZE, Array, as_tree, steps
+from tests.weighting.rollouts import decided, everything, roll, roll_hard
 from tests.weighting.steps import losses_of
 
 STEPS = 30
@@ -76,10 +76,7 @@ def test_db_mtl_over_many_steps() -> None:
 @pytest.mark.parametrize("make", [tracked.moco, tracked.db_mtl])
 def test_hard_gradients_in_single_precision(make: Any) -> None:
     for count in (1, 4):
-        hard = np.concatenate(list(families(count).values()))
-        result = roll(make(), hard, dtype=np.float32)
-        for leaf in jax.tree.leaves((result.weights, result.directions, result.states)):
-            assert np.isfinite(leaf).all()
+        hard, result = roll_hard(make(), count)
         if count == 1:
             np.testing.assert_array_equal(result.directions, hard[:, 0].astype(np.float32))
             np.testing.assert_array_equal(result.weights, 1)
