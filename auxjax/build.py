@@ -73,6 +73,7 @@ def program(config: Mapping[str, Any], num_classes: int, steps_per_epoch: int, t
     """Returns the program of a training step; configs that differ by seed alone share one, and so one compilation."""
     keys = ("model", "heads", "main", "weighting", "optimizer", "dtype", "parallel")
     part = {key: config[key] for key in keys if key in config} | {"data": {"batch_size": config["data"]["batch_size"]}}
+    part["train"] = {"non_finite": config["train"].get("non_finite", "stop")}
     return _program(json.dumps(configs.plain(part)), num_classes, steps_per_epoch, total_steps)
 
 
@@ -99,6 +100,7 @@ def assemble(config: Mapping[str, Any], num_classes: int, steps_per_epoch: int, 
         accumulate=config["optimizer"]["accumulate"],
         ema_decay=config["optimizer"]["ema_decay"],
         remat=config.get("parallel", {}).get("remat", "none"),  # runs of earlier versions have none
+        skips=config["train"].get("non_finite") == "skip",
     )
 
 

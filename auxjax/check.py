@@ -24,6 +24,7 @@ from auxjax.weighting import schedule
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CACHES = ("device", "host")
+NON_FINITE = ("stop", "skip", "rollback")
 _NOT_FOR_CONFIGS = ("parent", "name", "dtype", "param_dtype", "axis_name")
 _POSITIVE = (
     "data.batch_size", "data.eval_batch_size", "optimizer.accumulate", "optimizer.learning_rate", "optimizer.eps",
@@ -150,6 +151,7 @@ def _check_names(config: Mapping[str, Any]) -> None:
     named = [
         ("dtype", config["dtype"], DTYPES), ("data.cache", config["data"]["cache"], CACHES),
         ("parallel.mode", config["parallel"]["mode"], MODES),
+        ("train.non_finite", config["train"]["non_finite"], NON_FINITE),
         ("parallel.remat", config["parallel"]["remat"], REMAT), ("loss of main", config["main"]["loss"], LOSSES),
         ("optimizer", optimizer["name"], OPTIMIZERS),
         ("learning rate schedule", optimizer["schedule"]["name"], SCHEDULES),

@@ -70,7 +70,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, position: Mapping[st
 
 def as_tree(state: TrainState) -> dict[str, Any]:
     """Returns the state's arrays as a dict, the optimizer's nested tuples flattened into a list of leaves."""
-    fields = ("step", "params", "statistics", "ema_params", "key")
+    fields = ("step", "params", "statistics", "ema_params", "skipped", "key")
     tree = {name: getattr(state, name) for name in fields}
     return tree | {name: dict(_numbered(getattr(state, name))) for name in ("opt_state", "weighting_state")}
 

@@ -20,6 +20,9 @@ from ml_collections import config_flags
 
 from auxjax.config import OPEN
 from auxjax.errors import AuxjaxError, unknown
+from auxjax.preemption import Preempted
+
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def define_config() -> Any:
@@ -63,7 +66,8 @@ def run(
 ) -> None:  # fmt: skip
     """Parses the flags, of which `needs` must be given, runs `main` and exits: 0, or 2 after an error's one line.
 
-    What is no flag is added to `arguments`, and is an error without them.
+    What is no flag is added to `arguments`, and is an error without them. A run that SIGTERM stopped exits with 0 too,
+    but with TRY_AGAIN to a supervisor, which says by AUXJAX_SUPERVISED that it can tell one from a finished run.
     """
     command = shlex.join(["python", *sys.argv])
     try:
@@ -73,6 +77,9 @@ def run(
     except AuxjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Preempted as stop:
+        print(f"{stop}: the same command goes on from there: {command}", file=sys.stderr)
+        sys.exit(TRY_AGAIN if os.environ.get("AUXJAX_SUPERVISED") else 0)
     except KeyboardInterrupt:
         print(f"interrupted: the same command goes on from the last checkpoint: {command}", file=sys.stderr)
         sys.exit(130)

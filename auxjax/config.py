@@ -69,6 +69,9 @@ def base() -> ml_collections.ConfigDict:
             **durations("eval", epochs=1.0),
             **durations("log", steps=50),
             **durations("checkpoint", epochs=1.0), "keep_last": 1, "keep_best": 1,
+            # A loss or gradient that is not finite: stop, skip that step's update, or rollback to the last checkpoint
+            # and go on at half the learning rate.
+            "non_finite": "stop",
         },
         "diagnostics": {"names": (), **durations("every")},  # while training: gradient_norm, similarity, variance
         # num_devices 0: all. remat: what the backward pass computes again, to save memory: none, dots (all but

@@ -103,8 +103,9 @@ def trunk_of(program: Any, variables: Mapping[str, Any], batch: Batch) -> dict[s
     def trace(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
         statistics = {c: v for c, v in variables.items() if c != "params"}
         state = TrainState(
-            jnp.zeros((), jnp.int32), variables["params"], statistics, (), (), None, jax.random.key(0), program
-        )
+            step=jnp.zeros((), jnp.int32), params=variables["params"], statistics=statistics, opt_state=(),
+            weighting_state=(), ema_params=None, skipped=None, key=jax.random.key(0), program=program,
+        )  # fmt: skip
         passes = pullbacks(lambda params: losses_of(state, params, batch, state.key, None), state.params)
         arrays = named(variables["params"]["model"])
         return {name: arrays[name] for name in find_trunk(program.trunk, passes).names}

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, metrics to files, a history in memory; it stops at a NaN."""
+"""What a run tells while it trains: a bar, metrics to files, a history in memory; a NaN is never passed over."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from auxjax.errors import NotFiniteError
 
 logger = logging.getLogger("auxjax")
 
+# So many steps skipped one after another, and no other since the last record, end the run.
+SKIPPED = 10
+
 
 class Recorder:
     """Writes a record every `log_every` steps and after each evaluation; reads a step's metrics when the next runs."""
@@ -25,8 +28,10 @@ class Recorder:
         self.history: list[dict[str, Any]] = []
         self._total, self._every = total_steps, log_every
         self._pending: tuple[int, Mapping[str, Any]] | None = None
+        self._latest: tuple[int, Mapping[str, Any]] | None = None
         self._bar: Any = None
         self._config, self._folder, self._progress = config, folder, progress
+        self._skips = config.train.non_finite == "skip"
         self._writer: Any = None
         self._clock = (0, time.perf_counter())
 
@@ -54,8 +59,9 @@ class Recorder:
     def step(self, step: int, values: Mapping[str, Any]) -> None:
         """Takes a step's metrics, still being computed, and records those of the step before if they are due."""
         self.flush()
+        self._latest = (step, values)
         if step % self._every == 0 or step in (1, self._total):
-            self._pending = (step, values)
+            self._pending = self._latest
         self._bar.update(1)
 
     def pause(self, seconds: float) -> None:
@@ -68,13 +74,26 @@ class Recorder:
         if self._pending is None:
             return
         (step, values), self._pending = self._pending, None
-        scalars = {name: float(np.asarray(value).reshape(-1)[0]) for name, value in values.items()}
-        check_finite(step, scalars)
+        scalars = _scalars(values)
+        if self._skips:
+            last = self._last_train_record()
+            warn_skipped(last, scalars | {"step": step}, step - int(last["step"]))
+        elif error := not_finite(step, scalars):
+            raise error
         before, then = self._clock
         self._clock = (step, time.perf_counter())
         rate = (step - before) / max(self._clock[1] - then, 1e-9)
         self._bar.set_postfix({k: f"{v:.3g}" for k, v in scalars.items() if k.startswith("loss/")}, refresh=False)
         self._write("train", step, scalars | {"steps_per_second": rate})
+
+    def check(self) -> None:
+        """Puts all records on the disk; raises NotFiniteError unless the last step is finite and so can be saved."""
+        self.flush()
+        unchecked = None if self._skips else self._latest
+        if unchecked is not None and (error := not_finite(unchecked[0], _scalars(unchecked[1]))):
+            raise error
+        if self._writer is not None:
+            self._writer.flush()
 
     def evaluation(self, split: str, step: int, scores: Mapping[str, float]) -> None:
         """Records an evaluation over a whole split."""
@@ -85,18 +104,48 @@ class Recorder:
         self._write(split, step, dict(scores))
         self._clock = (step, time.perf_counter())
 
+    def _last_train_record(self) -> Mapping[str, Any]:
+        return next((r for r in reversed(self.history) if r["split"] == "train"), {"step": 0})
+
     def _write(self, split: str, step: int, scalars: dict[str, float]) -> None:
         self.history.append({"step": step, "split": split, **scalars})
         if self._writer is not None:
             self._writer.write_scalars(step, {"split": split, **scalars})
 
 
-def check_finite(step: int, scalars: Mapping[str, float]) -> None:
-    """Raises NotFiniteError naming the head whose loss is not finite, main last: a head's NaN spreads to it."""
-    bad = [name for name, value in scalars.items() if name.startswith("loss/") and not math.isfinite(value)]
-    for name in sorted(bad, key=lambda n: n in ("loss/main", "loss/total")):
-        raise NotFiniteError(
-            f"{name} is {scalars[name]} at step {step}: lower optimizer.learning_rate or that head's weight, "
-            "or set optimizer.clip_norm; the last checkpoint is whole",
-            step,
-        )
+def not_finite(step: int, scalars: Mapping[str, float]) -> NotFiniteError | None:
+    """Returns the error that names the head whose loss is not finite, main last: a head's NaN spreads to it.
+
+    Where all losses are finite and the gradient is not, that is named; None where all are.
+    """
+    last = ("loss/main", "loss/total", "grad_norm/total")
+    bad = [name for name in scalars if name.startswith("loss/") or name in last]
+    bad = [name for name in bad if not math.isfinite(scalars[name])]
+    if not bad:
+        return None
+    name = min(bad, key=lambda name: last.index(name) if name in last else -1)
+    return NotFiniteError(
+        f"{name} is {scalars[name]} at step {step}: lower optimizer.learning_rate or that head's weight, set "
+        "optimizer.clip_norm, or choose train.non_finite=skip or rollback; the last checkpoint is whole",
+        step,
+    )
+
+
+def warn_skipped(before: Mapping[str, float], now: Mapping[str, float], steps: int) -> None:
+    """Logs how many of the last `steps` steps were skipped and by which loss; `before` holds the counts before them.
+
+    Raises NotFiniteError where all of them were, and they are SKIPPED or more: the run goes nowhere.
+    """
+    counts = {name: int(now[name] - before.get(name, 0.0)) for name in now if name.startswith("skipped/")}
+    total, step = counts.pop("skipped/total"), int(now["step"])
+    if not total:
+        return
+    causes = ", ".join(f"{name.removeprefix('skipped/')} in {count}" for name, count in counts.items() if count)
+    said = f"{total} of the {steps} steps up to {step} were skipped, not finite: {causes}"
+    if total == steps >= SKIPPED:
+        raise NotFiniteError(f"{said}; lower optimizer.learning_rate or that head's weight", step)
+    logger.warning("%s", said)
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(np.asarray(value).reshape(-1)[0]) for name, value in values.items()}

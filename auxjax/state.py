@@ -48,6 +48,7 @@ class Program(NamedTuple):
     ema_decay: float = 0.0
     inputs: tuple[str, ...] = ("image",)
     remat: str = "none"  # one of REMAT
+    skips: bool = False  # leaves out the update of a step with a loss or gradient that is not finite
 
     @property
     def objectives(self) -> dict[str, Main | Head]:
@@ -64,6 +65,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     weighting_state: Any
     ema_params: Any  # None without EMA
+    skipped: Any  # int32 counts by the loss that was not finite; None where the program does not skip
     key: jax.Array
     program: Program = struct.field(pytree_node=False)
 
@@ -83,7 +85,7 @@ def create_state(program: Program, variables: Mapping[str, Any], key: jax.Array,
         raise AuxjaxError(
             f"accumulate={program.accumulate} cannot serve a weighting that needs {set(program.weighting.needs)}"
         )
-    params = variables["params"]
+    params, causes = variables["params"], (*program.objectives, "gradient", "total")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -91,6 +93,7 @@ def create_state(program: Program, variables: Mapping[str, Any], key: jax.Array,
         opt_state=program.optimizer.init(params),
         weighting_state=jax.tree.map(_strong, program.weighting.init(("main", *program.names), trunk)),
         ema_params=jax.tree.map(jnp.copy, params) if program.ema_decay else None,
+        skipped={name: jnp.zeros((), jnp.int32) for name in causes} if program.skips else None,
         key=key,
         program=program,
     )

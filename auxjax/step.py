@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,7 +42,8 @@ def train_step(state: TrainState, batch: Batch, *, axis_name: str | None = None)
     )
     if program.weighting.finish is not None:
         new_state = new_state.replace(weighting_state=look_back(state, new_state, batch, key, axis_name))
-    return new_state, _metrics(program, result, psum(result.hits, axis_name))
+    metrics = _metrics(program, result, psum(result.hits, axis_name))
+    return _finite(state, new_state, metrics) if program.skips else (new_state, metrics)
 
 
 def step_key(state: TrainState, axis_name: str | None = None) -> jax.Array:
@@ -77,6 +79,18 @@ def eval_step(state: TrainState, batch: Batch, *, axis_name: str | None = None) 
     hits = head_metrics(outputs, batch, program.objectives)
     sums = {name: {"loss": losses[name][0]} | hits[name] for name in losses}
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def _finite(state: TrainState, new_state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """Returns the old state, a step on, in place of a new one that is not finite, and counts which loss was not."""
+    bad = {name: ~jnp.isfinite(metrics[f"loss/{name}"]) for name in state.program.objectives}
+    lost = functools.reduce(jnp.logical_or, bad.values())
+    bad["gradient"] = ~jnp.isfinite(metrics["grad_norm/total"]) & ~lost
+    bad["total"] = lost | bad["gradient"]
+    counts = {name: state.skipped[name] + bad[name] for name in bad}
+    kept = jax.tree.map(lambda new, old: jnp.where(bad["total"], old, new), new_state, state)
+    shown = {f"skipped/{name}": count.astype(jnp.float32) for name, count in counts.items()}
+    return kept.replace(step=new_state.step, skipped=counts), metrics | shown
 
 
 def _metrics(program: Program, result: Pass, hits: Mapping[str, Any]) -> Metrics:

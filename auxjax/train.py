@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from auxjax import build, checkpoint, parallel, run
+from auxjax import build, checkpoint, parallel, preemption, rollback, run
 from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
 from auxjax.diagnostics.recording import Diagnostics
+from auxjax.errors import AuxjaxError, NotFiniteError
 from auxjax.preflight.keep import load_step
 from auxjax.proof import bare_shapes, prove_stripped
 from auxjax.record import Recorder
@@ -54,11 +56,25 @@ def train(
     `compiled` is a step that `preflight` kept for this config and these devices; it is loaded in place of compiling.
 
     Everything that can be wrong with the config, the data, the devices or the folder is an AuxjaxError before the first
-    step, and so is a strip proof that fails. A non-finite loss stops the run with an AuxjaxError naming its head.
+    step, and so is a strip proof that fails. A loss or gradient that is not finite is met as
+    `config.train.non_finite` says; a run that it stops raises NotFiniteError, naming the head. SIGTERM ends a run that
+    has a workdir with `Preempted`, once its step is done and saved.
     """
     config = finalize(config)
     folder = None if workdir is None else run.check_folder(config, workdir)
-    setup = build.setup(config)
+    if config.train.non_finite == "rollback" and folder is None:
+        raise AuxjaxError("train.non_finite=rollback has no checkpoint to go back to: give a workdir")
+    while True:
+        lowered = rollback.lowered(config, folder)
+        try:
+            return _train(config, lowered, folder, progress, compiled if lowered == config else None)
+        except NotFiniteError as error:
+            rollback.note(config, folder, error)
+
+
+def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compiled: str | Path | None) -> Result:
+    """Trains by `lowered`, which is `config` with the learning rate that the run has come to."""
+    setup = build.setup(lowered)
     if compiled is not None:
         setup = setup._replace(train_step=load_step(compiled, config, setup.where))
     _prove(setup, setup.state)
@@ -70,11 +86,13 @@ def train(
         recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
         diagnostics = stack.enter_context(Diagnostics(config, setup, folder, progress))
         manager = None
+        preempted: Callable[[int], bool] = preemption.never
         if folder is not None:
             manager = stack.enter_context(
                 checkpoint.open_manager(folder, config.train.keep_last, config.train.keep_best)
             )
-        state, evaluation = _loop(setup, recorder, diagnostics, manager)
+            preempted = stack.enter_context(preemption.watched())
+        state, evaluation = _loop(setup, recorder, diagnostics, manager, preempted)
     if folder is not None:
         checkpoint.write_json(folder / "DONE", {"step": setup.total_steps, **evaluation})
         (folder / "FAILED").unlink(missing_ok=True)
@@ -119,8 +137,9 @@ def load_attached(workdir: str | Path, step: int | str = "last") -> tuple[Any, A
 
 
 def _loop(
-    setup: build.Setup, recorder: Recorder, diagnostics: Diagnostics, manager: ocp.CheckpointManager | None
-) -> tuple[Any, dict[str, float]]:
+    setup: build.Setup, recorder: Recorder, diagnostics: Diagnostics, manager: ocp.CheckpointManager | None,
+    preempted: Callable[[int], bool],
+) -> tuple[Any, dict[str, float]]:  # fmt: skip
     """Runs the steps that are left; returns the placed state and the test split's scores."""
     where, total, every, pipeline = setup.where, setup.total_steps, setup.every, setup.pipeline
     state = setup.state if manager is None else _resume(setup, manager)
@@ -140,14 +159,13 @@ def _loop(
         if evaluated:
             scores = build.evaluate(setup, placed, resident[setup.eval_split], setup.eval_split)
             recorder.evaluation(setup.eval_split, step, scores)
-        if manager is not None and due(step, every["checkpoint"], total):
-            recorder.flush()
-            _save(
-                setup,
-                manager,
-                parallel.fetch_state(where, placed),
-                scores["accuracy/main"] if evaluated and scores else None,
-            )
+        stopped = preempted(step)
+        if manager is not None and (stopped or due(step, every["checkpoint"], total)):
+            recorder.check()
+            score = scores["accuracy/main"] if evaluated and scores else None
+            _save(setup, manager, parallel.fetch_state(where, placed), score)
+            if stopped:
+                raise preemption.Preempted(step)
     recorder.flush()
     if scores is None or setup.eval_split != "test":
         scores = build.evaluate(setup, placed, resident["test"], "test")

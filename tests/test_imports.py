@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("batches", "build", "catalogue", "check", "checkpoint", "diagnostics"),
         *("exit_table", "exits", "pretrained", "summary", "torch_names"),
     ),
-    ("export", "population", "preflight", "record", "run", "train"),
+    ("export", "population", "preemption", "preflight", "record", "rollback", "run", "train"),
     ("ablate", "ablation_file", "arms", "cli", "compare", "diagnose", "doctor", "report", "sweep", "workers"),
 )
 LAYER = {module: number for number, layer in enumerate(LAYERS) for module in layer}

@@ -14,11 +14,10 @@ from ml_collections import ConfigDict
 from auxjax import checkpoint, data, metrics, run
 from auxjax.attach import strip
 from auxjax.config import due
-from auxjax.errors import NotFiniteError
 from auxjax.population.plan import Group, numbers_of
 from auxjax.population.program import Compiled, initial_state
 from auxjax.proof import prove_stripped
-from auxjax.record import check_finite
+from auxjax.record import not_finite
 from auxjax.state import TrainState
 
 
@@ -86,7 +85,7 @@ class Member:
                 self._write("train", step, self._named(values, i) | {"steps_per_second": count / max(seconds, 1e-9)})
         self.step += last
         if last < count:
-            self.diverged = _why(self.step + 1, self._named(values, last))
+            self.diverged = str(not_finite(self.step + 1, self._named(values, last)))
 
     def evaluated(self, split: str, sums: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Takes the sums over a whole split and records the scores; those on the test split are kept."""
@@ -158,11 +157,3 @@ def _fill(wide: Mapping[str, Any], node: Mapping[str, Any], own: Mapping[str, st
     if not isinstance(wide["heads"], Mapping):
         return dict(node)
     return {**node, "heads": {**wide["heads"], **{n: node["heads"][o] for n, o in own.items() if o in node["heads"]}}}
-
-
-def _why(step: int, scalars: Mapping[str, float]) -> str:
-    try:
-        check_finite(step, scalars)
-    except NotFiniteError as error:
-        return str(error)
-    return f"the gradient is not finite at step {step}: lower optimizer.learning_rate, or set optimizer.clip_norm"

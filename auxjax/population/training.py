@@ -14,7 +14,7 @@ import numpy as np
 import tqdm.auto
 from ml_collections import ConfigDict
 
-from auxjax import data, run
+from auxjax import data, preemption, run
 from auxjax.check import finalize
 from auxjax.checkpoint import write_text
 from auxjax.config import due
@@ -44,8 +44,10 @@ def train_members(
     it is done and resumed where it was begun; one that fails or diverges stops no other. `execution` is how a program
     serves its members: "scanned" one after another, "vmapped" as one batch, over "devices", or "auto", which measures.
     `only` trains some of them, by position, in the programs that all of them make. Sets that are read from disk,
-    diagnostics while training, and several devices for one member are for runs of their own, which `train` does one by
-    one. Raises AuxjaxError for a config that could not run, before anything trains.
+    diagnostics while training, a `train.non_finite` other than "stop", and several devices for one member are for runs
+    of their own, which `train` does one by one. SIGTERM ends it with `Preempted`, as it does `train`, once the steps to
+    the members' next stop are done and saved. Raises AuxjaxError for a config that could not run, before anything
+    trains.
     """
     if execution not in WAYS:
         raise unknown("execution", execution, WAYS)
@@ -91,7 +93,11 @@ def _there(config: ConfigDict, folder: Path | None) -> Outcome | None:
 def _apart(config: ConfigDict) -> bool:
     parallel = config.parallel
     return bool(
-        config.data.cache != "device" or config.diagnostics.names or parallel.mode != "jit" or parallel.num_devices > 1
+        config.data.cache != "device"
+        or config.diagnostics.names
+        or config.train.non_finite != "stop"
+        or parallel.mode != "jit"
+        or parallel.num_devices > 1
     )
 
 
@@ -149,9 +155,10 @@ def _wave(
                 stack.enter_context(member)
             bar.update(sum(member.step for member in some))
             begun = [member.step for member in some]  # advancing changes it
+            requested = stack.enter_context(preemption.watched())
             for step in sorted(set(begun)):
                 level = [member for member, at in zip(some, begun, strict=True) if at == step]
-                _advance(shared, chosen, level, resident, bar)
+                _advance(shared, chosen, level, resident, bar, requested)
     except Exception as error:
         return [outcome.broken(member.folder, "failed", error, member.step, member.history) for member in some]
     return [_outcome(shared, member) for member in some]
@@ -167,8 +174,9 @@ def _outcome(shared: Compiled, member: Member) -> Outcome:
 
 
 def _advance(
-    shared: Compiled, chosen: Execution, members: Sequence[Member], resident: Mapping[str, Any], bar: Any
-) -> None:
+    shared: Compiled, chosen: Execution, members: Sequence[Member], resident: Mapping[str, Any], bar: Any,
+    requested: Callable[[int], bool],
+) -> None:  # fmt: skip
     """Takes members that are at the same step to the last one; one that diverges is left where it was."""
     numbers, states = chosen.join([m.numbers for m in members]), chosen.join([m.state for m in members])
     step, total, every = members[0].step, shared.total_steps, shared.every
@@ -195,9 +203,12 @@ def _advance(
         bar.update(count * len(members))
         if due(step, every["eval"], total):
             evaluate(shared.eval_split)
-        if due(step, every["checkpoint"], total):
+        stopped = requested(step) and members[0].folder is not None
+        if stopped or due(step, every["checkpoint"], total):
             for i, member in living():
                 member.save(chosen.part(states, i))
+        if stopped:
+            raise preemption.Preempted(step)
     if any(member.scores is None for _, member in living()) or shared.eval_split != "test":
         evaluate("test")
 

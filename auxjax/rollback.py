@@ -1,0 +1,51 @@
+"""Rollback from a loss that is not finite: to the last checkpoint, and on from there at a lower learning rate."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from auxjax.checkpoint import write_json
+from auxjax.errors import AuxjaxError, NotFiniteError
+
+logger = logging.getLogger("auxjax")
+
+FILE = "rollbacks.json"
+# Each rollback halves the learning rate; a run that needs more of them will not get better.
+FACTOR, MOST = 0.5, 5
+
+
+def lowered(config: ConfigDict, folder: Path | None) -> ConfigDict:
+    """Returns the config at the learning rate that the rollbacks noted in the run's folder have left."""
+    count = 0 if folder is None else len(_read(folder))
+    if not count:
+        return config
+    changed = config.copy_and_resolve_references()
+    changed.optimizer.learning_rate = config.optimizer.learning_rate * FACTOR**count
+    return changed.lock()
+
+
+def note(config: ConfigDict, folder: Path | None, error: NotFiniteError) -> None:
+    """Notes in the run's folder that it rolls back from `error`, which is raised where the run may not."""
+    if config.train.non_finite != "rollback" or folder is None:
+        raise error
+    noted = _read(folder)
+    if len(noted) == MOST:
+        raise NotFiniteError(f"{error} ({MOST} rollbacks, each to half the learning rate, did not help)", error.step)
+    rate = config.optimizer.learning_rate * FACTOR ** (len(noted) + 1)
+    write_json(folder / FILE, [*noted, {"step": error.step, "cause": str(error), "learning_rate": rate}])
+    logger.warning("%s: rolling back, and on with optimizer.learning_rate=%g", str(error).partition(":")[0], rate)
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    path = folder / FILE
+    if not path.exists():
+        return []
+    try:
+        return list(json.loads(path.read_text()))
+    except ValueError:
+        raise AuxjaxError(f"{path} is no JSON: delete it to go on at the first learning rate") from None

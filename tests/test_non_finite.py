@@ -1,0 +1,164 @@
+"""A loss or gradient that is not finite: the run stops, skips the step, or rolls back, and always says whose it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import auxjax
+from auxjax import checkpoint, rollback
+from auxjax.errors import AuxjaxError, NotFiniteError
+from auxjax.record import Recorder
+from auxjax.step import train_step
+from tests import small
+from tests.digits_runs import config
+from tests.equal import equal
+
+
+def spoiled(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """A batch on which main is finite and aux2 is not: its mask holds a NaN."""
+    return batch | {"aux2_mask": batch["aux2_mask"].at[3].set(jnp.nan)}
+
+
+@pytest.fixture(scope="module")
+def skipping() -> Any:
+    program = small.program(small.heads(), skips=True, dropout_rate=0.2)
+    return small.state(program), jax.jit(train_step)
+
+
+def test_a_skipped_step_changes_nothing_but_the_count_and_the_step(skipping: Any) -> None:
+    state, step = skipping
+    state, _ = step(state, small.batch())
+    after, metrics = step(state, spoiled(small.batch()))
+    assert int(after.step) == int(state.step) + 1
+    assert jax.tree.map(int, after.skipped) == {"main": 0, "aux1": 0, "aux2": 1, "gradient": 0, "total": 1}
+    equal(after.replace(step=state.step, skipped=state.skipped), state)
+    assert metrics["skipped/aux2"] == 1 and np.isnan(metrics["loss/aux2"]) and np.isfinite(metrics["loss/main"])
+    # Both go on as if the step had not been, but for its number.
+    equal(step(after, small.batch())[0].params, step(state.replace(step=after.step), small.batch())[0].params)
+
+
+def test_finite_steps_are_those_of_a_program_that_does_not_skip(skipping: Any) -> None:
+    state, step = skipping
+    plain = small.state(small.program(small.heads(), dropout_rate=0.2))
+    for seed in range(3):
+        state, metrics = step(state, small.batch(seed=seed))
+        plain, expected = step(plain, small.batch(seed=seed))
+    equal(state.params, plain.params)
+    assert {name: value for name, value in metrics.items() if not name.startswith("skipped/")} == expected
+    assert all(metrics[f"skipped/{name}"] == 0 for name in ("main", "aux1", "aux2", "gradient", "total"))
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...], most: int = 99) -> None:
+    """Makes the loss of aux1 NaN in the steps, at most so many times in all."""
+    from auxjax import batches
+
+    make, left = batches.training_batch, [most]
+
+    def poisoned(state: Any, *args: Any, **options: Any) -> Any:
+        def say(at: Any) -> Any:
+            left[0] -= int(at)
+            return np.float32(np.nan if at and left[0] >= 0 else 1.0)
+
+        batch = make(state, *args, **options)
+        at = jnp.isin(state.step + 1, jnp.asarray(steps))
+        factor = jax.pure_callback(say, jax.ShapeDtypeStruct((), jnp.float32), at)
+        return batch | {"aux1_mask": batch.get("mask", jnp.ones(len(batch["label"]))) * factor}
+
+    monkeypatch.setattr(batches, "training_batch", poisoned)
+    batches.functions.cache_clear()
+
+
+CHANGES = {"heads.aux1.mask": "aux1_mask", "parallel.num_devices": 1, "train.checkpoint_steps": 2, "train.log_steps": 4}
+
+
+def test_a_run_stops_before_it_saves_what_is_not_finite(
+    data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, (3,))
+    with pytest.raises(NotFiniteError, match=r"loss/aux1 is nan at step 4.*the last checkpoint is whole") as caught:
+        auxjax.train(config(data_dir, **CHANGES), tmp_path)
+    assert caught.value.step == 4 and checkpoint.find_step(tmp_path) == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(auxjax.load(tmp_path)[2]))
+
+
+def test_a_run_skips_and_says_which_head(
+    data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison(monkeypatch, (3, 5))
+    with caplog.at_level(logging.WARNING, "auxjax"):
+        result = auxjax.train(config(data_dir, **CHANGES, **{"train.non_finite": "skip"}), tmp_path)
+    assert [record.message for record in caplog.records] == [
+        "1 of the 3 steps up to 4 were skipped, not finite: aux1 in 1",
+        "1 of the 2 steps up to 6 were skipped, not finite: aux1 in 1",
+    ]
+    assert result.history[-2]["skipped/total"] == 2 and int(result.state.step) == 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.variables))
+
+
+def test_a_run_of_nothing_but_skipped_steps_stops(
+    data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, tuple(range(2, 40)))
+    made = config(data_dir, **CHANGES, **{"train.non_finite": "skip", "train.total_steps": 36})
+    made.train.log_steps = 12
+    with pytest.raises(NotFiniteError, match="11 of the 11 steps up to 12 were skipped, not finite: aux1 in 11"):
+        auxjax.train(made, tmp_path)
+
+
+def test_a_run_rolls_back_and_goes_on_at_half_the_rate(
+    data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = config(data_dir, **CHANGES, **{"train.non_finite": "rollback", "optimizer.schedule.name": "constant"})
+    poison(monkeypatch, (3,), most=1)
+    with caplog.at_level(logging.WARNING, "auxjax"):
+        result = auxjax.train(made, tmp_path / "run")
+    assert caplog.messages == ["loss/aux1 is nan at step 4: rolling back, and on with optimizer.learning_rate=0.05"]
+    (noted,) = json.loads((tmp_path / "run" / "rollbacks.json").read_text())
+    assert noted["step"] == 4 and noted["learning_rate"] == 0.05 and "loss/aux1" in noted["cause"]
+    assert result.config.optimizer.learning_rate == 0.1 and int(result.state.step) == 6
+
+    # Its checkpoint of step 2, gone on from as a run of half the rate that never was another.
+    monkeypatch.undo()
+    poison(monkeypatch, ())
+    again = tmp_path / "again"
+    interrupted(made, again, after=2, monkeypatch=monkeypatch)
+    halved = made.copy_and_resolve_references()
+    halved.optimizer.learning_rate = 0.05
+    (again / "config.json").write_text((again / "config.json").read_text().replace(": 0.1,", ": 0.05,", 1))
+    expected = auxjax.train(halved, again)
+    equal(result.state, expected.state)
+
+
+def interrupted(made: Any, folder: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains until a step is done."""
+    record = Recorder.step
+
+    def stop(self: Recorder, step: int, values: Any) -> None:
+        if step > after:
+            raise KeyboardInterrupt
+        record(self, step, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recorder, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            auxjax.train(made, folder)
+
+
+def test_a_run_that_no_rollback_helps_ends(data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, (3,))
+    monkeypatch.setattr(rollback, "MOST", 2)
+    made = config(data_dir, **CHANGES, **{"train.non_finite": "rollback"})
+    with pytest.raises(NotFiniteError, match="2 rollbacks, each to half the learning rate, did not help"):
+        auxjax.train(made, tmp_path)
+    rates = [noted["learning_rate"] for noted in json.loads((tmp_path / "rollbacks.json").read_text())]
+    assert rates == [0.05, 0.025] and checkpoint.find_step(tmp_path) == 2
+    with pytest.raises(AuxjaxError, match="give a workdir"):
+        auxjax.train(made)
