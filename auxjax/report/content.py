@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from auxjax.errors import AuxjaxError, nearest
-from auxjax.report import curves, diagnosed, headline, positions, tables, tuning, words
+from auxjax.report import curves, diagnosed, headline, losses, positions, tables, tuning, words
 from auxjax.report.arms import Arm, make_arms
 from auxjax.report.plots import Plot
 from auxjax.report.runs import Run, read_ablation, read_runs
@@ -23,6 +23,7 @@ class Content(NamedTuple):
     headline: headline.Headline
     table: tables.Table
     runs_table: tables.Table
+    losses_table: tables.Table
     supported: list[tuple[str, str, str]]
     unsupported: list[str]
     rules: list[str]
@@ -59,6 +60,7 @@ def gather(
         title=str(name) if name else Path(paths[0]).expanduser().resolve().name,
         runs=runs, arms=arms, headline=main,
         table=tables.headline_table(main), runs_table=tables.runs_table(runs, arms, values, metric),
+        losses_table=losses.table(arms, split),
         supported=words.supported(main),
         unsupported=[*words.unsupported(main, runs, arms, tuned=bool(tuned.families)), *notes],
         rules=[how, *tuned.notes, *tuning.at_common(tuned, arms, ablation, split, metric), words.rule(main)],

@@ -379,6 +379,8 @@ function start() {
   const difference = data.headline.columns.findIndex(([label]) => label.startsWith("difference"));
   const mark = (i) => swatch(data.arms[i].colour, data.arms[i].dash);
   table(byId("headline"), data.headline, { swatch: mark, ...(difference < 0 ? {} : { after: difference, ...forest(data.headline.forest) }) });
+  byId("losses-section").hidden = !data.losses.rows.length;
+  table(byId("losses"), data.losses, { swatch: (i) => mark(data.losses.arms[i]) });
   table(byId("runs"), data.table, { before: {
     heading: () => make("th", { scope: "col" }, "shown"),
     cell: (i) => {

@@ -38,13 +38,13 @@ class Table(NamedTuple):
     marks: list[str]
 
 
-_UNKNOWN = Cell("-", None)
+UNKNOWN = Cell("-", None)
 
 
 def headline_table(headline: Headline) -> Table:
     """Returns the headline table; columns that say nothing about any arm are left out."""
     made = [(column, [make(row, headline) for row in headline.rows]) for column, make in _columns(headline)]
-    kept = [(column, cells) for column, cells in made if any(cell != _UNKNOWN for cell in cells)]
+    kept = [(column, cells) for column, cells in made if any(cell != UNKNOWN for cell in cells)]
     rows = [list(cells) for cells in zip(*(cells for _, cells in kept), strict=True)]
     return Table([column for column, _ in kept], rows, [row.arm.name for row in headline.rows])
 
@@ -61,7 +61,7 @@ def runs_table(runs: Sequence[Run], arms: Sequence[Arm], values: Mapping[str, fl
     rows = []
     for run in runs:
         value = values.get(run.name)
-        shown = Cell(_number(scale(metric) * value, metric), value) if value is not None else _UNKNOWN
+        shown = Cell(_number(scale(metric) * value, metric), value) if value is not None else UNKNOWN
         status = Cell(run.status + (f": {run.problem}" if run.problem else ""), run.status)
         arm = arm_of.get(run.name, "-")
         rows.append([
@@ -127,21 +127,21 @@ def _columns(headline: Headline) -> list[tuple[Column, Any]]:
 
 
 def _value(row: Row, headline: Headline) -> Cell:
-    return _estimate(row.value, headline.metric, "") if row.value else _UNKNOWN
+    return estimate(row.value, headline.metric, "") if row.value else UNKNOWN
 
 
 def _difference(row: Row, headline: Headline) -> Cell:
-    return _estimate(row.verdict.paired.difference, headline.metric, "+") if row.verdict else _UNKNOWN
+    return estimate(row.verdict.paired.difference, headline.metric, "+") if row.verdict else UNKNOWN
 
 
 def _p_value(row: Row, headline: Headline) -> Cell:
     p = row.verdict.paired.p_value if row.verdict else None
-    return Cell(f"{p:.3f}" if p >= 0.001 else "< 0.001", p) if p is not None else _UNKNOWN
+    return Cell(f"{p:.3f}" if p >= 0.001 else "< 0.001", p) if p is not None else UNKNOWN
 
 
 def _times(row: Row, headline: Headline) -> Cell:
     if row.times is None:
-        return _UNKNOWN
+        return UNKNOWN
     reached = f"{row.times.reached} of {row.times.n}"
     if row.times.value is None:
         return Cell(f"not reached ({reached})", math.inf if row.times.reached else None)
@@ -150,7 +150,7 @@ def _times(row: Row, headline: Headline) -> Cell:
 
 def _cost(row: Row, headline: Headline) -> Cell:
     if row.times is None or row.times.value is None or row.seconds_per_step is None:
-        return _UNKNOWN
+        return UNKNOWN
     seconds, shown = row.times.value * row.seconds_per_step, ""
     if row.costs is not None:
         shown = f", {engineering(row.times.value * row.costs.train_flops * row.costs.batch_size)}FLOP"
@@ -159,32 +159,36 @@ def _cost(row: Row, headline: Headline) -> Cell:
 
 def _speed_up(row: Row, headline: Headline) -> Cell:
     ratio = row.speed_up.ratio if row.speed_up else None
-    if ratio is None:
-        return _UNKNOWN
+    return UNKNOWN if ratio is None else speed_up(ratio)
+
+
+def speed_up(ratio: Estimate) -> Cell:
+    """Returns how many times sooner, with its interval where that has an end."""
     bounds = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if math.isfinite(ratio.high) else ""
     return Cell(f"{ratio.value:.2f}x{bounds}", ratio.value)
 
 
 def _ratio(value: float | None) -> Cell:
-    return Cell(f"{value:.2f}x", value) if value is not None else _UNKNOWN
+    return Cell(f"{value:.2f}x", value) if value is not None else UNKNOWN
 
 
 def _parameters(row: Row, headline: Headline) -> Cell:
     if row.costs is None:
-        return _UNKNOWN
+        return UNKNOWN
     heads = row.costs.train_params - row.costs.stripped_params
     return Cell(f"{row.costs.stripped_params:,}" + (f" (+{heads:,})" if heads else ""), row.costs.stripped_params)
 
 
 def _flops(row: Row, headline: Headline) -> Cell:
-    return Cell(engineering(row.costs.stripped_flops), row.costs.stripped_flops) if row.costs else _UNKNOWN
+    return Cell(engineering(row.costs.stripped_flops), row.costs.stripped_flops) if row.costs else UNKNOWN
 
 
-def _estimate(estimate: Estimate, metric: str, sign: str) -> Cell:
-    by = scale(metric)
-    bounds = [_number(by * bound, metric, sign) for bound in (estimate.low, estimate.high) if math.isfinite(bound)]
+def estimate(found: Estimate, metric: str, sign: str, by: float | None = None) -> Cell:
+    """Returns a value with its interval, shares of 1 in percent, or as `by` times what they are."""
+    by = scale(metric) if by is None else by
+    bounds = [_number(by * bound, metric, sign) for bound in (found.low, found.high) if math.isfinite(bound)]
     interval = f" [{', '.join(bounds)}]" if len(bounds) == 2 else ""
-    return Cell(_number(by * estimate.value, metric, sign) + interval, by * estimate.value)
+    return Cell(_number(by * found.value, metric, sign) + interval, by * found.value)
 
 
 def _number(value: float, metric: str, sign: str = "") -> str:

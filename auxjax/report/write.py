@@ -57,6 +57,8 @@ def summary(content: Content) -> str:
         parts += ["## What the data support", _bullets([text for _, _, text in content.supported])]
     if content.unsupported:
         parts += ["## What they do not support", _bullets(content.unsupported)]
+    if content.losses_table.rows:
+        parts += ["## Main's loss along the training", tables.markdown(content.losses_table)]
     parts += ["## Runs", tables.markdown(content.runs_table), "## How it is computed", "\n\n".join(content.rules)]
     figures_made = [f"![{_line(plot.title)}](figures/{plot.name}.png)" for plot in content.plots]
     return "\n\n".join([*parts, "## Figures", *figures_made]) + "\n"

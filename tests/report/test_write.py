@@ -29,7 +29,8 @@ def test_a_reports_folder(tmp_path: Path) -> None:
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert written.table in summary
     assert re.findall(r"^## (.*)", summary, re.MULTILINE) == [
-        "What the data support", "What they do not support", "Runs", "How it is computed", "Figures",
+        "What the data support", "What they do not support", "Main's loss along the training", "Runs",
+        "How it is computed", "Figures",
     ]  # fmt: skip
     assert all((tmp_path / "out" / path).exists() for path in re.findall(r"\]\((.*?)\)", summary))
     svg = (tmp_path / "out" / "figures" / "learning_curves.svg").read_text()
