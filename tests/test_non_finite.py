@@ -84,7 +84,7 @@ def test_a_run_stops_before_it_saves_what_is_not_finite(
 ) -> None:
     poison(monkeypatch, (3,))
     with pytest.raises(NotFiniteError, match=r"loss/aux1 is nan at step 4.*the last checkpoint is whole") as caught:
-        auxjax.train(config(data_dir, **CHANGES), tmp_path)
+        auxjax.train(config(data_dir, **CHANGES | {"train.log_steps": 5}), tmp_path)
     assert caught.value.step == 4 and checkpoint.find_step(tmp_path) == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(auxjax.load(tmp_path)[2]))
 

@@ -13,6 +13,7 @@ from auxjax.report.curves import is_share
 from auxjax.report.headline import Headline, Row, scale
 from auxjax.report.runs import Run
 from auxjax.statistics import Estimate
+from auxjax.statistics.verdicts import is_least
 
 
 class Cell(NamedTuple):
@@ -115,7 +116,7 @@ def _columns(headline: Headline) -> list[tuple[Column, Any]]:
         (Column("n", "runs that have a value"), lambda row, _: Cell(str(row.n), row.n)),
         (Column(name + unit, "mean over seeds and its 95 % interval"), _value),
         (Column(f"difference{points}", "arm minus baseline, paired by seed, its interval for all arms"), _difference),
-        (Column("p", "sign-flip test over pairs, Holm's adjustment for the number of arms"), _p_value),
+        (Column("p", "sign-flip test over pairs, by Holm for the number of arms; least: of all possible"), _p_value),
         (Column(f"steps to {goal}", "median over seeds, and how many runs reached it"), _times),
         (Column("speed-up", "baseline's steps to the target over the arm's, with its 95 % interval"), _speed_up),
         (Column(f"cost to {goal}", "the median steps' time as measured, and FLOPs of training"), _cost),
@@ -136,7 +137,10 @@ def _difference(row: Row, headline: Headline) -> Cell:
 
 def _p_value(row: Row, headline: Headline) -> Cell:
     p = row.verdict.paired.p_value if row.verdict else None
-    return Cell(f"{p:.3f}" if p >= 0.001 else "< 0.001", p) if p is not None else UNKNOWN
+    if row.verdict is None or p is None:
+        return UNKNOWN
+    least = " (least)" if is_least(row.verdict.paired) else ""
+    return Cell(f"{p:.3f}{least}" if p >= 0.001 else "< 0.001", p)
 
 
 def _times(row: Row, headline: Headline) -> Cell:

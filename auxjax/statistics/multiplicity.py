@@ -44,4 +44,7 @@ def compare(
     each = each_level(len(arms), level)
     found = {name: paired(baseline, values, each) for name, values in arms.items()}
     adjusted = holm({name: result.p_value for name, result in found.items()})
-    return {name: result._replace(p_value=adjusted[name]) for name, result in found.items()}
+    return {
+        name: result._replace(p_value=adjusted[name], least_p=min(1.0, len(arms) * result.least_p))
+        for name, result in found.items()
+    }

@@ -11,7 +11,7 @@ from scipy import special
 from auxjax.errors import AuxjaxError
 from auxjax.statistics.estimates import mean_bounds
 from auxjax.statistics.intervals import LEVEL, Array, Estimate, estimate, t_bounds
-from auxjax.statistics.permutation import FEWEST, sign_flip_p
+from auxjax.statistics.permutation import FEWEST, sign_flip_p, smallest_p
 from auxjax.statistics.wins import probability_of_improvement
 
 
@@ -25,13 +25,17 @@ class Pairs(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """`difference` is arm minus baseline, `p_value` the two-sided sign-flip test's, None under five pairs."""
+    """`difference` is arm minus baseline, `p_value` the two-sided sign-flip test's, None under five pairs.
+
+    `least_p` is the smallest p-value that so few pairs can give, with the same allowance for the number of arms.
+    """
 
     n: int
     baseline: Estimate
     arm: Estimate
     difference: Estimate
     p_value: float | None
+    least_p: float
     probability_of_improvement: Estimate
     seeds: tuple[Any, ...]
     unmatched: tuple[Any, ...]
@@ -63,6 +67,7 @@ def paired(baseline: Mapping[Any, float], arm: Mapping[Any, float], level: float
         arm=estimate(mean_bounds(after, level), n),
         difference=estimate(t_bounds(differences, level), n),
         p_value=float(sign_flip_p(differences)) if n >= FEWEST else None,
+        least_p=smallest_p(n),
         probability_of_improvement=probability_of_improvement(before, after, level),
         seeds=pairs.seeds,
         unmatched=pairs.unmatched,

@@ -89,6 +89,11 @@ def words(
     return np.select([equal, gain & shown, loss & shown], [NO_DIFFERENCE, HELPED, HURT], TOO_FEW)
 
 
+def is_least(result: Paired) -> bool:
+    """Returns whether a p-value is above 5 % only because no smaller one was possible."""
+    return result.p_value is not None and 0.05 < result.p_value <= result.least_p * (1 + 1e-9)
+
+
 def _sentence(
     name: str, word: str, result: Paired, arms: int, margin: float | None, percent: bool, level: float
 ) -> str:
@@ -96,7 +101,9 @@ def _sentence(
     value, low, high = (scale * figure for figure in result.difference[:3])
     each = f"{100 * each_level(arms, level):.4g} % interval" + (f", one of {arms} arms" if arms > 1 else "")
     figures = f"{value:+{digits}}{unit} [{low:+{digits}}, {high:+{digits}}] over {result.n} paired seeds ({each}"
-    figures += "" if result.p_value is None else f"; sign-flip p = {result.p_value:.2g}"
+    if result.p_value is not None:
+        figures += f"; sign-flip p = {result.p_value:.2g}"
+        figures += f", the least that {result.n} pairs can give" if is_least(result) else ""
     figures += ")" if not result.unmatched else f"); unmatched seeds: {', '.join(map(str, result.unmatched))}"
     if word == NO_DIFFERENCE and margin is not None:
         return f"{name} made no difference larger than {scale * margin:.4g}{unit}: {figures}."

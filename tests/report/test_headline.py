@@ -57,7 +57,7 @@ def test_a_headline_by_hand(two_arms: Path) -> None:
     assert plain["difference, points"].text == "-"
     # Differences 1..5: mean 3, standard error sqrt(2.5 / 5), t(4) = 2.776: 3 -+ 1.963; all of one sign: p = 2 / 2^5.
     assert arm["difference, points"].text == "+3.00 [+1.04, +4.96]"
-    assert arm["p"] == Cell("0.062", 0.0625)
+    assert arm["p"] == Cell("0.062 (least)", 0.0625)
     assert (plain["steps to 70 %"].text, arm["steps to 70 %"].text) == ("300 (5 of 5)", "200 (5 of 5)")
     assert arm["speed-up"].text.startswith("1.50x")
     assert (plain["step time"].text, arm["step time"].text) == ("1.00x", "1.25x")

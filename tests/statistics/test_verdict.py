@@ -27,8 +27,12 @@ def test_an_arm_that_is_better_in_every_seed_helped() -> None:
     """Differences 0.02, 0.015, 0.02, 0.03, 0.01: mean 0.019, s = 0.0074162, reach 2.7764 * 0.0033166 = 0.0092085."""
     found = statistics.verdict(BASELINE, ARM, percent=True)
     assert found.word == HELPED
-    expected = "the arm helped: +1.90 points [+0.98, +2.82] over 5 paired seeds (95 % interval; sign-flip p = 0.062)."
-    assert found.sentence == expected
+    assert found.sentence == (
+        "the arm helped: +1.90 points [+0.98, +2.82] over 5 paired seeds (95 % interval; sign-flip p = 0.062, the "
+        "least that 5 pairs can give)."
+    )
+    sixth = ({**BASELINE, 5: 0.5}, {**ARM, 5: 0.52})
+    assert statistics.verdict(*sixth, percent=True).sentence.endswith("sign-flip p = 0.031).")
     assert statistics.verdict(ARM, BASELINE).word == HURT
     assert statistics.verdict(BASELINE, ARM, better="lower").word == HURT
     assert statistics.verdict(ARM, BASELINE, better="lower").word == HELPED
