@@ -196,7 +196,7 @@ def estimate(found: Estimate, metric: str, sign: str, by: float | None = None) -
 
 
 def _number(value: float, metric: str, sign: str = "") -> str:
-    return f"{value:{sign}.{2 if is_share(metric) else 4}f}"
+    return f"{value:{sign}z.{2 if is_share(metric) else 4}f}"
 
 
 def engineering(value: float) -> str:
