@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from auxjax.attach import strip
 from auxjax.errors import AuxjaxError
-from auxjax.proof import check_paths, paths
+from auxjax.recovery import find_whole, recover
+from auxjax.saving import Manager, not_written, one_line
 from auxjax.step import TrainState
+from auxjax.stored import check_stored
+
+
+def agree(value: Any) -> Any:
+    """Stands in for `processes.agree`: with one process its own answer is everybody's."""
+    return value
+
 
 
 def check_workdir(workdir: str | os.PathLike[str]) -> Path:
@@ -33,27 +41,29 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     return path
 
 
-def open_manager(workdir: Path, keep_last: int = 1, keep_best: int = 1) -> ocp.CheckpointManager:
-    """Returns the manager of `workdir/checkpoints`, which keeps the last and the best steps by main's evaluation."""
-    policies = checkpoint_managers
-    keep = policies.AnyPreservationPolicy([
-        policies.LatestN(n=keep_last),
-        policies.BestN(get_metric_fn=_score, n=keep_best, keep_checkpoints_without_metrics=False),
-    ])  # fmt: skip
-    options = ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=_score)
+def open_manager(workdir: Path, keep_last: int = 2, keep_best: int = 1) -> Manager:
+    """Returns the manager of `workdir/checkpoints`, for the run that trains there: only whole steps are left in it.
+
+    It keeps the last and the best steps by main's evaluation. What was damaged is first moved to `workdir/damaged`.
+    """
     handlers = {
         "state": ocp.StandardCheckpointHandler(),
         "position": ocp.JsonCheckpointHandler(),
         "metrics": ocp.JsonCheckpointHandler(),
         "inference": ocp.StandardCheckpointHandler(),
     }
-    return ocp.CheckpointManager(workdir / "checkpoints", options=options, item_handlers=handlers)
+    _agreed(lambda: recover(workdir))
+    try:
+        return Manager(workdir / "checkpoints", keep_last, keep_best, handlers)
+    except OSError as error:
+        raise not_written(workdir / "checkpoints", error) from error
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, position: Mapping[str, Any], score: float | None) -> None:
+def save(manager: Manager, state: TrainState, position: Mapping[str, Any], score: float | None) -> None:
     """Saves the state, the data position and the stripped tree under the state's step, in the background.
 
-    `score` is main's evaluation metric, larger being better; None where it was not evaluated at this step.
+    `score` is main's evaluation metric, larger being better; None where it was not evaluated at this step. Raises
+    AuxjaxError where this cannot be written, or what was being saved before could not.
     """
     step = int(state.step)
     items = ocp.args.Composite(
@@ -61,11 +71,8 @@ def save(manager: ocp.CheckpointManager, state: TrainState, position: Mapping[st
         position=ocp.args.JsonSave(dict(position)),
         inference=ocp.args.StandardSave(strip(state.variables)),
     )
-    if step in manager.all_steps():
-        return
-    metrics = None if score is None else {"score": score}
-    if not manager.save(step, args=items, metrics=metrics, force=True):
-        raise AuxjaxError(f"checkpoint of step {step} was not saved: {manager.directory} already has a later one")
+    if step not in manager.all_steps():
+        manager.save_items(step, items, None if score is None else {"score": score})
 
 
 def as_tree(state: TrainState) -> dict[str, Any]:
@@ -75,27 +82,32 @@ def as_tree(state: TrainState) -> dict[str, Any]:
     return tree | {name: dict(_numbered(getattr(state, name))) for name in ("opt_state", "weighting_state")}
 
 
-def restore(
-    manager: ocp.CheckpointManager, state: TrainState, step: int | str = "last"
-) -> tuple[TrainState, dict[str, Any]] | None:
-    """Returns a saved state, laid out like `state`, and its data position; None where nothing was saved.
+def restore(manager: Manager, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    """Returns the newest saved state, laid out like `state`, and its data position; None where nothing was saved.
 
-    `step` is "last", "best" or a number. Raises AuxjaxError for a step that was not kept, and, naming the first array
-    that differs, where the checkpoint is of another model.
+    Raises AuxjaxError, naming the first array that differs, where the checkpoint is of another model.
     """
-    if manager.latest_step() is None:
+    step = manager.latest_step()
+    if step is None:
         return None
-    number = _step_number(manager, step)
+    directory = Path(manager.directory) / str(step)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_tree(state))
-    saved = manager.item_metadata(number)["state"]
-    check_paths(_metadata_paths(saved), paths(abstract), f"{manager.directory} has a checkpoint of another model")
+    _check(directory / "state", abstract)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
-    restored = manager.restore(number, args=items)
-    tree = dict(restored["state"])
-    for name in ("opt_state", "weighting_state"):
-        structure = jax.tree.structure(getattr(state, name))
-        tree[name] = jax.tree.unflatten(structure, [tree[name][key] for key, _ in _numbered(getattr(state, name))])
-    return state.replace(**tree), dict(restored["position"])
+    with _reading(directory):
+        restored = manager.restore(step, args=items)
+    return _rebuilt(state, restored["state"]), dict(restored["position"])
+
+
+def restore_state(workdir: Path, state: TrainState, step: int | str = "last") -> TrainState:
+    """Returns a run's saved state, laid out like `state`; a training may be going on in the folder.
+
+    `step` is "last", "best" or a number. Raises AuxjaxError for a step that was not kept or is damaged, and, naming the
+    first array that differs, where the checkpoint is of another model.
+    """
+    directory = workdir / "checkpoints" / str(find_step(workdir, step)) / "state"
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_tree(state))
+    return _rebuilt(state, _read(directory, abstract))
 
 
 def restore_inference(workdir: Path, bare: Any, step: int | str = "last") -> Any:
@@ -103,16 +115,7 @@ def restore_inference(workdir: Path, bare: Any, step: int | str = "last") -> Any
 
     Raises AuxjaxError where there is no checkpoint, no such step, or an array that the bare model does not have.
     """
-    if not (workdir / "checkpoints").is_dir():
-        raise AuxjaxError(f"no checkpoint in {workdir}: train with --workdir={workdir} first")
-    with open_manager(workdir) as manager:
-        number = _step_number(manager, step)
-        saved = _metadata_paths(manager.item_metadata(number)["inference"])
-        check_paths(saved, paths(bare), f"{manager.directory} has a checkpoint of another model")
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), bare)
-        items = ocp.args.Composite(inference=ocp.args.StandardRestore(abstract))
-        return manager.restore(number, args=items)["inference"]
+    return _read(workdir / "checkpoints" / str(find_step(workdir, step)) / "inference", _on_one_device(bare))
 
 
 def restore_variables(workdir: Path, halves: Any, step: int | str = "last", *, ema: bool = False) -> dict[str, Any]:
@@ -121,29 +124,18 @@ def restore_variables(workdir: Path, halves: Any, step: int | str = "last", *, e
     The parameters are the averaged ones where the run has them (`ema`), as `TrainState.variables` gives them. Raises
     AuxjaxError where there is no checkpoint, no such step, or a checkpoint of other heads or another model.
     """
-    if not (workdir / "checkpoints").is_dir():
-        raise AuxjaxError(f"no checkpoint in {workdir}: train with --workdir={workdir} first")
     params = "ema_params" if ema else "params"
     wanted = {params: halves["params"], "statistics": {c: v for c, v in halves.items() if c != "params"}}
-    with open_manager(workdir) as manager:
-        number = _step_number(manager, step)
-        directory = manager.directory / str(number) / "state"
-        saved = {key: value for key, value in _tree(manager.item_metadata(number)["state"]).items() if key in wanted}
-        check_paths(_metadata_paths(saved), paths(wanted), f"{manager.directory} has a checkpoint of another model")
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
-        read = checkpointer.restore(
-            directory, args=ocp.args.PyTreeRestore(abstract, restore_args=arguments, partial_restore=True)
-        )
+    directory = workdir / "checkpoints" / str(find_step(workdir, step)) / "state"
+    read = _read(directory, _on_one_device(wanted), partial=True)
     return {"params": read[params], **read["statistics"]}
 
 
 def find_step(workdir: Path, step: int | str = "last") -> int:
-    """Returns the number of a saved step ("last", "best" or a number); raises AuxjaxError where it was not kept."""
-    with open_manager(workdir) as manager:
-        return _step_number(manager, step)
+    """Returns the number of a whole step ("last", "best" or a number); raises AuxjaxError where there is none."""
+    if not (workdir / "checkpoints").is_dir():
+        raise AuxjaxError(f"no checkpoint in {workdir}: train with --workdir={workdir} first")
+    return int(_agreed(lambda: find_whole(workdir, step)))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -158,31 +150,54 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _score(metrics: Mapping[str, float]) -> float:
-    return metrics["score"]
+def _read(directory: Path, abstract: Any, *, partial: bool = False) -> Any:
+    """Returns the arrays of a step's item laid out like `abstract`, which is compared with what is stored first."""
+    _check(directory, abstract, partial=partial)
+    arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+    restore_args = ocp.args.PyTreeRestore(abstract, restore_args=arguments, partial_restore=partial)
+    with _reading(directory), ocp.PyTreeCheckpointer() as checkpointer:
+        return checkpointer.restore(directory, args=restore_args)
 
 
-def _step_number(manager: ocp.CheckpointManager, step: int | str) -> int:
-    steps = sorted(manager.all_steps())
-    if not steps:
-        raise AuxjaxError(f"no finished checkpoint in {manager.directory}")
-    if step == "last":
-        return steps[-1]
-    if step == "best":
-        scores = {n: manager.metrics(n) for n in steps}
-        scored = {n: metrics["score"] for n, metrics in scores.items() if metrics}
-        return max(scored, key=lambda n: (scored[n], n)) if scored else steps[-1]
-    if isinstance(step, int) and step in steps:
-        return step
-    raise AuxjaxError(f"no step {step!r} in {manager.directory}; there are: last, best, {', '.join(map(str, steps))}")
+def _check(directory: Path, abstract: Any, *, partial: bool = False) -> None:
+    check_stored(directory, abstract, f"{directory.parent.parent} has a checkpoint of another model", partial=partial)
 
 
-def _metadata_paths(metadata: Any) -> dict[str, str]:
-    return paths(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _tree(metadata)))
+@contextlib.contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """Makes one line of whatever Orbax raises for files that it cannot read."""
+    try:
+        yield
+    except Exception as error:
+        raise AuxjaxError(f"checkpoint {directory} cannot be read ({one_line(error)}): take another step") from error
 
 
-def _tree(metadata: Any) -> Any:
-    return metadata.tree if hasattr(metadata, "tree") else metadata
+def _rebuilt(state: TrainState, tree: Mapping[str, Any]) -> TrainState:
+    """Returns the state that `as_tree` made a dict of, with the nested tuples of `state`."""
+    new = dict(tree)
+    for name in ("opt_state", "weighting_state"):
+        structure = jax.tree.structure(getattr(state, name))
+        new[name] = jax.tree.unflatten(structure, [new[name][key] for key, _ in _numbered(getattr(state, name))])
+    return state.replace(**new)
+
+
+def _on_one_device(tree: Any) -> Any:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+
+
+def _agreed(answer: Callable[[], Any]) -> Any:
+    """Returns what process 0 finds on the disk, on every process; what it raises is raised by all of them."""
+    found: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            found = {"answer": answer()}
+        except (AuxjaxError, OSError) as error:
+            found = {"error": str(error)}
+    found = agree(found)
+    if "error" in found:
+        raise AuxjaxError(found["error"])
+    return found["answer"]
 
 
 def _numbered(tree: Any) -> list[tuple[str, Any]]:

@@ -68,7 +68,7 @@ def base() -> ml_collections.ConfigDict:
             "total_steps": 0, "total_epochs": 10.0, "total_examples": 0,
             **durations("eval", epochs=1.0),
             **durations("log", steps=50),
-            **durations("checkpoint", epochs=1.0), "keep_last": 1, "keep_best": 1,
+            **durations("checkpoint", epochs=1.0), "keep_last": 2, "keep_best": 1,
             # A loss or gradient that is not finite: stop, skip that step's update, or rollback to the last checkpoint
             # and go on at half the learning rate.
             "non_finite": "stop",

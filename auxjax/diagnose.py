@@ -62,11 +62,8 @@ def load_state(folder: Path, step: int | str = "last") -> tuple[TrainState, buil
         return setup.state, setup, config
     if not (folder / "checkpoints").is_dir():
         raise AuxjaxError(f"no checkpoint in {folder}: train with --workdir={folder} first, or take step 0")
-    with checkpoint.open_manager(folder) as manager:
-        restored = checkpoint.restore(manager, parallel.place_state(setup.where, setup.state), step)
-    if restored is None:
-        raise AuxjaxError(f"no finished checkpoint in {folder / 'checkpoints'}")
-    return restored[0], setup, config
+    state = checkpoint.restore_state(folder, parallel.place_state(setup.where, setup.state), step)
+    return state, setup, config
 
 
 def draw(setup: build.Setup, config: Any, split: str, examples: int) -> Batch:

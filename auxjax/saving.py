@@ -1,0 +1,93 @@
+"""The checkpoint manager of a run that trains: each step gets its manifest, and one that is let go loses its name first.
+
+Both are done in Orbax's own thread, so that no training step waits for them; `close` does.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from auxjax import manifest
+from auxjax.errors import AuxjaxError
+from auxjax.recovery import DELETED, UNFINISHED, newest
+
+
+class Manager(ocp.CheckpointManager):  # type: ignore[misc]  # Orbax has no types
+    """Orbax's manager of a folder's checkpoints, which keeps the last and the best steps by main's evaluation."""
+
+    def __init__(self, directory: Path, keep_last: int, keep_best: int, handlers: Mapping[str, Any]) -> None:
+        policies = checkpoint_managers
+        keep = policies.AnyPreservationPolicy([
+            policies.LatestN(n=keep_last),
+            policies.BestN(get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False),
+        ])  # fmt: skip
+        self._writing = 0
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            best_fn=score,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._sum),
+            # Renamed first: a step that is half deleted when the run is killed must not look like a damaged one.
+            todelete_subdir=DELETED,
+        )
+        super().__init__(directory, options=options, item_handlers=dict(handlers))
+
+    def save_items(self, step: int, items: Any, metrics: Mapping[str, float] | None) -> None:
+        """Saves a step in the background; raises AuxjaxError where this save cannot begin, or the one before failed."""
+        if not self.directory.exists():
+            raise AuxjaxError(f"{self.directory} is gone: the run cannot go on without its workdir; run it again")
+        try:
+            self.wait_until_finished()
+            self._writing = step
+            done = self.save(step, args=items, metrics=metrics, force=True)
+        except Exception as error:
+            raise not_written(Path(self.directory), error) from error
+        if not done:
+            raise AuxjaxError(f"checkpoint of step {step} was not saved: {self.directory} already has a later one")
+
+    def close(self) -> None:
+        """Waits for what is being saved; raises AuxjaxError where that failed."""
+        try:
+            super().close()
+        except Exception as error:
+            raise not_written(Path(self.directory), error) from error
+
+    def _sum(self) -> None:
+        """Writes the manifest of the step that is about to be committed; Orbax calls it in its first process only."""
+        for directory in Path(self.directory).glob(f"{self._writing}{UNFINISHED}*"):
+            manifest.write(directory, self._writing, sealed=False)
+
+    def _finalize(self, step: int, steps_to_remove: list[int]) -> None:
+        super()._finalize(step, steps_to_remove)
+        if jax.process_index() == 0:
+            manifest.seal(Path(self.directory) / str(step), step)
+            shutil.rmtree(Path(self.directory) / DELETED, ignore_errors=True)
+
+
+def not_written(directory: Path, error: Exception) -> AuxjaxError:
+    """Returns the one line for a checkpoint that could not be written: why, what is left, and what to do."""
+    if isinstance(error, AuxjaxError):
+        return error
+    step = newest(directory)
+    left = "no checkpoint was written before" if step is None else f"that of step {step} is whole"
+    return AuxjaxError(
+        f"a checkpoint could not be written to {directory} ({one_line(error)}); {left}: make room, or make the folder "
+        "writable, and run the same command again, which goes on from there"
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what an error of another library says, on one line that is not too long."""
+    text = manifest.shown(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def score(metrics: Mapping[str, float]) -> float:
+    """Returns what steps are ranked by, larger being better."""
+    return metrics["score"]

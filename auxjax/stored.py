@@ -1,0 +1,116 @@
+"""What a checkpoint's item holds, read as plain JSON before any memory is taken for it: paths, shapes and dtypes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore
+
+from auxjax.errors import AuxjaxError
+from auxjax.manifest import shown
+from auxjax.proof import check_paths, paths
+
+_LARGEST = 64 * 2**20  # bytes of an item's metadata
+_LARGEST_ARRAY = 2**16  # bytes of one array's metadata
+# Containers without an array in them.
+_EMPTY = ("Dict", "List", "Tuple", "NamedTuple", "None")
+
+
+def check_stored(directory: Path, expected: Any, wrong: str, *, partial: bool = False) -> None:
+    """Raises AuxjaxError, opening with `wrong`, unless an item has exactly the arrays of `expected`, a tree of them.
+
+    With `partial`, only the entries of the item's top level that `expected` has are looked at. Each array must be cut
+    into no larger chunks than itself, so that what is restored takes the memory of what was expected.
+    """
+    tree = jax.tree.map(_data_of_key, expected)
+    found = _arrays(directory, set(tree) if partial else None)
+    wanted = paths(tree)
+    check_paths(dict.fromkeys(found, ""), dict.fromkeys(wanted, ""), wrong)
+    check_paths(_layouts(directory, found), wanted, wrong)
+
+
+def _arrays(directory: Path, only: set[str] | None) -> dict[str, str]:
+    """Returns the name in storage of each array of an item by its path; raises AuxjaxError for what is no array."""
+    metadata = _read_metadata(directory)
+    if metadata.get("use_ocdbt") is not True or metadata.get("use_zarr3") not in (None, False):
+        raise AuxjaxError(f"{directory} is not stored as auxjax stores it: use_ocdbt and zarr 2")
+    tree = metadata.get("tree_metadata")
+    found = {}
+    for entry in _mapping(tree, directory).values():
+        keys = [key.get("key") for key in _list(_mapping(entry, directory).get("key_metadata"), directory)]
+        value = _mapping(_mapping(entry, directory).get("value_metadata"), directory)
+        if not keys or not all(isinstance(key, str) for key in keys):
+            raise AuxjaxError(f"{directory} has an array without a name")
+        if only is not None and keys[0] not in only:
+            continue
+        if value.get("value_type") == "jax.Array":
+            found["/".join(keys)] = ".".join(keys)
+        elif value.get("value_type") not in _EMPTY or value.get("skip_deserialize") is not True:
+            raise AuxjaxError(f"{directory} holds what is no array: {shown('/'.join(keys))}")
+    return found
+
+
+def _read_metadata(directory: Path) -> dict[str, Any]:
+    path = directory / "_METADATA"
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise AuxjaxError(f"{path} is too large")
+        return _mapping(json.loads(path.read_text()), directory)
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, AuxjaxError):
+            raise
+        raise AuxjaxError(f"{path} cannot be read: it is missing or garbled") from None
+
+
+def _layouts(directory: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Returns `dtype[shape]` of stored arrays by path, from their names in storage; reads no array."""
+    try:
+        store = tensorstore.KvStore.open({
+            "driver": "ocdbt", "base": {"driver": "file", "path": f"{directory}/"},
+        }).result()  # fmt: skip
+        reads = {path: store.read(f"{name}/.zarray") for path, name in names.items()}
+        return {path: _layout(read.result(), f"{directory}: array {shown(path)}") for path, read in reads.items()}
+    except ValueError as error:
+        if isinstance(error, AuxjaxError):
+            raise
+        raise AuxjaxError(f"{directory} cannot be read: {shown(' '.join(str(error).split()))}") from None
+
+
+def _layout(read: Any, where: str) -> str:
+    """Returns `dtype[shape]` from an array's own metadata; raises AuxjaxError for chunks larger than the array."""
+    if read.state != "value" or len(read.value) > _LARGEST_ARRAY:
+        raise AuxjaxError(f"{where} is not there")
+    try:
+        array = json.loads(read.value)
+        shape, chunks, dtype = list(array["shape"]), list(array["chunks"]), np.dtype(array["dtype"])
+        if not all(type(n) is int and n >= 0 for n in shape + chunks):
+            raise ValueError
+        fitting = all(0 < chunk <= max(size, 1) for size, chunk in zip(shape, chunks, strict=True))
+    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError):
+        raise AuxjaxError(f"{where} has no readable shape") from None
+    if not fitting or array.get("filters") is not None:
+        raise AuxjaxError(f"{where} of {shown(str(shape))} is stored in chunks of {shown(str(chunks))}")
+    return f"{dtype.name}{shape}"
+
+
+def _data_of_key(x: Any) -> Any:
+    """Returns the shape and dtype that an array is stored with: those of its data for a PRNG key."""
+    stored = jax.eval_shape(jax.random.key_data, x) if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return jax.ShapeDtypeStruct(stored.shape, stored.dtype)
+
+
+def _mapping(value: Any, directory: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise AuxjaxError(f"{directory / '_METADATA'} is garbled")
+    return value
+
+
+def _list(value: Any, directory: Path) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise AuxjaxError(f"{directory / '_METADATA'} is garbled")
+    return value
