@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import shlex
 import threading
@@ -24,6 +23,7 @@ from auxjax.checkpoint import check_workdir
 from auxjax.errors import AuxjaxError
 from auxjax.population import Outcome, outcome, plan
 from auxjax.sweep import LEARNING_RATE
+from auxjax.untrusted import read_json
 
 logger = logging.getLogger("auxjax")
 
@@ -143,7 +143,7 @@ def read_outcome(folder: Path) -> Outcome:
         return told
     error = "not finished: give the same command without --collect"
     if (folder / "FAILED").exists():
-        error = json.loads((folder / "FAILED").read_text())["error"]
+        error = read_json(folder / "FAILED", "delete it")["error"]
     return Outcome(folder, "failed", error, {}, [])
 
 

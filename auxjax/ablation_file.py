@@ -13,6 +13,7 @@ from auxjax import config as configs
 from auxjax.arms import Arm, is_bare
 from auxjax.checkpoint import write_json
 from auxjax.errors import AuxjaxError
+from auxjax.untrusted import read_json
 
 METRIC = "accuracy/main"
 
@@ -48,10 +49,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "ablation.json"
     if not path.exists():
         raise AuxjaxError(f"no ablation in {folder}: there is no ablation.json")
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError:
-        raise AuxjaxError(f"{path} is no JSON: delete it and give the ablation's command again") from None
+    return read_json(path, "delete it and give the ablation's command again")
 
 
 def base_of(config: ConfigDict) -> dict[str, Any]:

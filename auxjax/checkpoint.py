@@ -25,7 +25,6 @@ def agree(value: Any) -> Any:
     return value
 
 
-
 def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     """Returns the absolute path of a folder that can be written, made if need be; raises AuxjaxError if it cannot."""
     path = Path(os.path.abspath(os.path.expanduser(workdir)))
@@ -146,8 +145,12 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _read(directory: Path, abstract: Any, *, partial: bool = False) -> Any:

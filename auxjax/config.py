@@ -11,6 +11,7 @@ import jax
 import ml_collections
 
 from auxjax.errors import AuxjaxError, unknown
+from auxjax.untrusted import parse
 
 # Sections whose keys belong to what they name: a model's fields, the heads, the parameters of a weighting.
 OPEN = ("model", "heads", "weighting")
@@ -144,10 +145,13 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def from_json(text: str) -> ml_collections.ConfigDict:
     """Returns the locked config that to_json wrote; raises AuxjaxError where `text` is no JSON object."""
     try:
-        loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise AuxjaxError(f"config.json is no JSON (line {error.lineno}): it was damaged, or edited by hand") from None
-    return ml_collections.ConfigDict(tuples(loaded)).lock()
+        loaded = parse(text)
+        if not isinstance(loaded, dict):
+            raise ValueError("not an object")
+        return ml_collections.ConfigDict(tuples(loaded)).lock()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "not a config"
+        raise AuxjaxError(f"config.json is no JSON ({where}): it was damaged, or edited by hand") from None
 
 
 def plain(value: Any) -> Any:

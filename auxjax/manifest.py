@@ -166,8 +166,12 @@ def _well_formed(manifest: Any) -> bool:
 
 def _store(directory: Path, manifest: dict[str, Any]) -> None:
     temporary = directory.parent / f".{directory.name}.{NAME}.{os.getpid()}"
-    temporary.write_text(_text(manifest), encoding="ascii")
-    os.replace(temporary, directory / NAME)
+    try:
+        temporary.write_text(_text(manifest), encoding="ascii")
+        os.replace(temporary, directory / NAME)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _text(manifest: Any) -> str:

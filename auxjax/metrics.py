@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from auxjax.errors import AuxjaxError, missing_extra
 from auxjax.losses import mask_of, resized
+from auxjax.untrusted import parse
 
 
 def head_metrics(
@@ -57,10 +59,12 @@ class JsonLines:
     """Appends one JSON object a line, flushed at once, so that a killed run leaves every record it made."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
+        self._path, self._file = path, path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Writes `{"step": step, **scalars}`."""
+        """Writes `{"step": step, **scalars}`; raises OSError where that cannot be, or would be into a removed file."""
+        if not os.fstat(self._file.fileno()).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "removed while the run was writing it", str(self._path))
         self._file.write(json.dumps({"step": step, **scalars}, default=float) + "\n")
         self._file.flush()
 
@@ -160,11 +164,14 @@ def open_writers(folder: Path, config: Any) -> MultiWriter:
 def read(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a metrics file; a last line cut short by a crash is left out."""
     records = []
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = parse(line)
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
+                raise ValueError
+            records.append(record)
+        except ValueError:
             if number < len(lines):
                 raise AuxjaxError(f"{path} line {number} is no JSON: delete that line to go on") from None
     return records
@@ -176,8 +183,12 @@ def truncate_after(path: Path, step: int) -> None:
         return
     kept = [record for record in read(path) if record["step"] <= step]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    os.replace(temporary, path)
+    try:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from auxjax import config as configs
 from auxjax.checkpoint import check_workdir, write_json, write_text
 from auxjax.data import DataSet
 from auxjax.errors import AuxjaxError
+from auxjax.untrusted import read_json
 
 _PACKAGES = (
     "jax",
@@ -57,7 +57,7 @@ def read_config(folder: Path) -> Any:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise AuxjaxError(f"no run in {folder}: there is no config.json; train with --workdir={folder} first")
-    return configs.from_json(path.read_text())
+    return configs.from_json(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def overrides(config: Any) -> dict[str, Any]:
@@ -81,8 +81,17 @@ def versions() -> dict[str, Any]:
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:
-    """Returns what `describe` wrote."""
+    """Returns what `describe` wrote; raises AuxjaxError where it is missing, or has no sizes of images and classes."""
     path = folder / "dataset.json"
     if not path.exists():
         raise AuxjaxError(f"the run in {folder} never got to its data: there is no dataset.json; train it again")
-    return dict(json.loads(path.read_text()))
+    dataset = read_json(path, "train it again")
+    shape = dataset.get("image_shape")
+    sizes = [*shape, dataset.get("num_classes")] if isinstance(shape, list) else []
+    if len(sizes) != 4 or not all(map(_is_size, sizes)):
+        raise AuxjaxError(f"{path} has no image_shape of three sizes, or no num_classes: train it again")
+    return dataset
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**24

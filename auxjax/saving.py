@@ -1,12 +1,13 @@
-"""The checkpoint manager of a run that trains: each step gets its manifest, and one that is let go loses its name first.
+"""The checkpoint manager of a run that trains: each step gets its manifest; one that is let go loses its name first.
 
 Both are done in Orbax's own thread, so that no training step waits for them; `close` does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.recovery import DELETED, UNFINISHED, newest
 
 
-class Manager(ocp.CheckpointManager):  # type: ignore[misc]  # Orbax has no types
+class Manager(ocp.CheckpointManager):
     """Orbax's manager of a folder's checkpoints, which keeps the last and the best steps by main's evaluation."""
 
     def __init__(self, directory: Path, keep_last: int, keep_best: int, handlers: Mapping[str, Any]) -> None:
@@ -70,15 +71,27 @@ class Manager(ocp.CheckpointManager):  # type: ignore[misc]  # Orbax has no type
             shutil.rmtree(Path(self.directory) / DELETED, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def writing(workdir: Path | None) -> Iterator[None]:
+    """Makes one line of a disk that is full, read-only or gone, with what is left and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if workdir is None:
+            raise
+        raise AuxjaxError(
+            f"the run in {workdir} stopped ({one_line(error)}); {_left(workdir / 'checkpoints')}: mend that, and run the "
+            "same command again, which goes on from there"
+        ) from error
+
+
 def not_written(directory: Path, error: Exception) -> AuxjaxError:
     """Returns the one line for a checkpoint that could not be written: why, what is left, and what to do."""
     if isinstance(error, AuxjaxError):
         return error
-    step = newest(directory)
-    left = "no checkpoint was written before" if step is None else f"that of step {step} is whole"
     return AuxjaxError(
-        f"a checkpoint could not be written to {directory} ({one_line(error)}); {left}: make room, or make the folder "
-        "writable, and run the same command again, which goes on from there"
+        f"a checkpoint could not be written to {directory} ({one_line(error)}); {_left(directory)}: make room, or make "
+        "the folder writable, and run the same command again, which goes on from there"
     )
 
 
@@ -86,6 +99,14 @@ def one_line(error: BaseException) -> str:
     """Returns what an error of another library says, on one line that is not too long."""
     text = manifest.shown(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _left(directory: Path) -> str:
+    try:
+        step = newest(directory)
+    except OSError:
+        step = None
+    return "no checkpoint is left" if step is None else f"the checkpoint of step {step} is whole"
 
 
 def score(metrics: Mapping[str, float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import tensorstore
 from auxjax.errors import AuxjaxError
 from auxjax.manifest import shown
 from auxjax.proof import check_paths, paths
+from auxjax.untrusted import parse
 
 _LARGEST = 64 * 2**20  # bytes of an item's metadata
 _LARGEST_ARRAY = 2**16  # bytes of one array's metadata
@@ -42,10 +42,8 @@ def _arrays(directory: Path, only: set[str] | None) -> dict[str, str]:
     tree = metadata.get("tree_metadata")
     found = {}
     for entry in _mapping(tree, directory).values():
-        keys = [key.get("key") for key in _list(_mapping(entry, directory).get("key_metadata"), directory)]
+        keys = _keys(_mapping(entry, directory).get("key_metadata"), directory)
         value = _mapping(_mapping(entry, directory).get("value_metadata"), directory)
-        if not keys or not all(isinstance(key, str) for key in keys):
-            raise AuxjaxError(f"{directory} has an array without a name")
         if only is not None and keys[0] not in only:
             continue
         if value.get("value_type") == "jax.Array":
@@ -60,8 +58,8 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST:
             raise AuxjaxError(f"{path} is too large")
-        return _mapping(json.loads(path.read_text()), directory)
-    except (OSError, ValueError, RecursionError) as error:
+        return _mapping(parse(path.read_text()), directory)
+    except (OSError, ValueError) as error:
         if isinstance(error, AuxjaxError):
             raise
         raise AuxjaxError(f"{path} cannot be read: it is missing or garbled") from None
@@ -86,12 +84,12 @@ def _layout(read: Any, where: str) -> str:
     if read.state != "value" or len(read.value) > _LARGEST_ARRAY:
         raise AuxjaxError(f"{where} is not there")
     try:
-        array = json.loads(read.value)
+        array = parse(read.value.decode())
         shape, chunks, dtype = list(array["shape"]), list(array["chunks"]), np.dtype(array["dtype"])
         if not all(type(n) is int and n >= 0 for n in shape + chunks):
             raise ValueError
         fitting = all(0 < chunk <= max(size, 1) for size, chunk in zip(shape, chunks, strict=True))
-    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError):
+    except (ValueError, TypeError, KeyError, SyntaxError):
         raise AuxjaxError(f"{where} has no readable shape") from None
     if not fitting or array.get("filters") is not None:
         raise AuxjaxError(f"{where} of {shown(str(shape))} is stored in chunks of {shown(str(chunks))}")
@@ -110,7 +108,9 @@ def _mapping(value: Any, directory: Path) -> dict[str, Any]:
     return value
 
 
-def _list(value: Any, directory: Path) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+def _keys(value: Any, directory: Path) -> list[str]:
+    keys = [item.get("key") for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    names = [key for key in keys if isinstance(key, str)]
+    if not names or len(names) != len(keys) or not isinstance(value, list) or len(keys) != len(value):
         raise AuxjaxError(f"{directory / '_METADATA'} is garbled")
-    return value
+    return names

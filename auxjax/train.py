@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from auxjax import build, checkpoint, parallel, preemption, rollback, run
+from auxjax import build, checkpoint, described, parallel, preemption, rollback, run, saving
 from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
@@ -54,11 +54,13 @@ def train(
     """Trains what `config` describes and returns the Result; with `workdir`, saves it there and resumes what is there.
 
     `compiled` is a step that `preflight` kept for this config and these devices; it is loaded in place of compiling.
+    It is a pickle, which runs code as it is read: give only a file that you made yourself.
 
     Everything that can be wrong with the config, the data, the devices or the folder is an AuxjaxError before the first
     step, and so is a strip proof that fails. A loss or gradient that is not finite is met as
     `config.train.non_finite` says; a run that it stops raises NotFiniteError, naming the head. SIGTERM ends a run that
-    has a workdir with `Preempted`, once its step is done and saved.
+    has a workdir with `Preempted`, once its step is done and saved; a disk that is full or gone ends it with an
+    AuxjaxError naming the last whole checkpoint.
     """
     config = finalize(config)
     folder = None if workdir is None else run.check_folder(config, workdir)
@@ -80,9 +82,10 @@ def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compi
     _prove(setup, setup.state)
     if progress:
         logger.info("%s", build.cost_table(setup))
-    if folder is not None:
-        run.describe(folder, config, setup.dataset)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(saving.writing(folder))
+        if folder is not None:
+            run.describe(folder, config, setup.dataset)
         recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
         diagnostics = stack.enter_context(Diagnostics(config, setup, folder, progress))
         manager = None
@@ -94,8 +97,9 @@ def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compi
             preempted = stack.enter_context(preemption.watched())
         state, evaluation = _loop(setup, recorder, diagnostics, manager, preempted)
     if folder is not None:
-        checkpoint.write_json(folder / "DONE", {"step": setup.total_steps, **evaluation})
-        (folder / "FAILED").unlink(missing_ok=True)
+        with saving.writing(folder):
+            checkpoint.write_json(folder / "DONE", {"step": setup.total_steps, **evaluation})
+            (folder / "FAILED").unlink(missing_ok=True)
     last = parallel.fetch_state(setup.where, state)
     return Result(config, folder, last, recorder.history, evaluation, diagnostics.records)
 
@@ -105,6 +109,7 @@ def evaluate(workdir: str | Path, split: str = "test", step: int | str = "last")
 
     Raises AuxjaxError for a folder without a run, an unknown split and a step that was not kept.
     """
+    described.read(workdir, "main", "data", "dtype")
     return build.evaluate_bare(*load(workdir, step), split)
 
 
@@ -114,10 +119,10 @@ def load(workdir: str | Path, step: int | str = "last") -> tuple[Any, nn.Module,
     `step` is "last", "best" or a number. No head is built and no data set is read. Raises AuxjaxError where there is no
     run, no such step, or a checkpoint of another model.
     """
-    folder = Path(workdir).expanduser().absolute()
-    config, dataset = run.read_config(folder), run.read_dataset(folder)
-    model = build.model(config, dataset["num_classes"])
-    bare = bare_shapes(model, jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32))
+    folder, config, dataset = described.read(workdir, "model", "dtype")
+    with described.building(folder):
+        model = build.model(config, dataset["num_classes"])
+        bare = bare_shapes(model, jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32))
     return config, model, checkpoint.restore_inference(folder, bare, step)
 
 
@@ -126,12 +131,12 @@ def load_attached(workdir: str | Path, step: int | str = "last") -> tuple[Any, A
 
     `step` and what is raised are as for `load`; the optimizer's state is not read.
     """
-    folder = Path(workdir).expanduser().absolute()
-    config, dataset = run.read_config(folder), run.read_dataset(folder)
-    classes = dataset["num_classes"]
-    attached = attach(build.model(config, classes), build.heads(config, classes))
-    image = jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32)
-    halves = jax.eval_shape(attached.init, jax.eval_shape(lambda: jax.random.key(0)), image)
+    folder, config, dataset = described.read(workdir, "model", "dtype", "heads", "optimizer")
+    with described.building(folder):
+        classes = dataset["num_classes"]
+        attached = attach(build.model(config, classes), build.heads(config, classes))
+        image = jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32)
+        halves = jax.eval_shape(attached.init, jax.eval_shape(lambda: jax.random.key(0)), image)
     ema = config.optimizer.ema_decay > 0
     return config, attached, checkpoint.restore_variables(folder, halves, step, ema=ema)
 

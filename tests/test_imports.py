@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Give a new module a row, as high as what it imports allows.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("config", "data", "flops", "losses", "manifest", "metrics", "ops", "statistics", "weighting"),
+    ("config", "data", "flops", "losses", "manifest", "metrics", "ops", "statistics", "untrusted", "weighting"),
     ("heads", "layers", "models"),
     ("attach", "optimizer", "parallel", "proof", "pullbacks", "recovery", "taps", "trunk"),
     ("gradients", "head_gradients", "held_out", "state", "step", "tap_gradients"),
@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("batches", "build", "catalogue", "check", "checkpoint", "diagnostics"),
         *("exit_table", "exits", "pretrained", "saving", "stored", "summary", "torch_names"),
     ),
-    ("export", "population", "preemption", "preflight", "record", "rollback", "run", "train"),
+    ("described", "export", "population", "preemption", "preflight", "record", "rollback", "run", "train"),
     ("ablate", "ablation_file", "arms", "cli", "compare", "diagnose", "doctor", "report", "sweep", "workers"),
 )
 LAYER = {module: number for number, layer in enumerate(LAYERS) for module in layer}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,11 @@ from auxjax import build
 from auxjax._version import __version__
 from auxjax.check import finalize
 from auxjax.config import base, plain, tuples
+from auxjax.described import building, check_sizes
 from auxjax.errors import AuxjaxError
 from auxjax.export.tensors import read_tensors
 from auxjax.proof import bare_shapes, check_paths, paths
+from auxjax.untrusted import parse
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 _FORMAT = {"format": "auxjax", "format_version": 1}
@@ -46,13 +47,14 @@ def load_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], nn.Module
     """
     folder = Path(path)
     config = read_description(folder)
-    made = finalize(base().to_dict() | {"model": tuples(config["model"]), "dtype": config["dtype"]})
-    model = build.model(made, config["num_classes"])
+    with building(folder):
+        made = finalize(base().to_dict() | {"model": tuples(config["model"]), "dtype": config["dtype"]})
+        model = build.model(made, config["num_classes"])
+        bare = bare_shapes(model, jax.ShapeDtypeStruct((1, *config["image_shape"]), jnp.float32))
     if not (folder / TENSORS).is_file():
         raise AuxjaxError(f"{folder} has no {TENSORS}: export it with --formats=safetensors")
     variables, _ = read_tensors(folder / TENSORS)
-    expected = paths(bare_shapes(model, jax.ShapeDtypeStruct((1, *config["image_shape"]), jnp.float32)))
-    check_paths(paths(variables), expected, f"{folder / TENSORS} is not of the model in {CONFIG}")
+    check_paths(paths(variables), paths(bare), f"{folder / TENSORS} is not of the model in {CONFIG}")
     return config, model, variables
 
 
@@ -62,8 +64,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise AuxjaxError(f"no export in {folder}: there is no {CONFIG}")
     try:
-        config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        config = parse(file.read_text())
+    except ValueError:
         raise AuxjaxError(f"{file} is no JSON: it was damaged, or edited by hand") from None
     if not isinstance(config, dict) or {key: config.get(key) for key in _FORMAT} != _FORMAT:
         raise AuxjaxError(f"{file} is not of auxjax's export format version {_FORMAT['format_version']}")
@@ -73,6 +75,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise AuxjaxError(f"{file} lost its keys {', '.join(lost)}: export the run again")
     if not isinstance(shape, list) or len(shape) != 3 or not all(map(_is_size, shape)) or not _is_size(classes):
         raise AuxjaxError(f"{file} has image_shape={shape!r} and num_classes={classes!r}: not [H, W, C] and a count")
+    check_sizes(config["model"], f"{file}: model")
     if not isinstance(config["model"], dict):
         raise AuxjaxError(f"{file} has model={config['model']!r}: not a name and fields")
     return config

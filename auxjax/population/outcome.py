@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from auxjax import metrics
 from auxjax.checkpoint import write_json
 from auxjax.errors import AuxjaxError
+from auxjax.untrusted import read_json
 
 Status = Literal["done", "diverged", "failed"]
 
@@ -46,7 +46,7 @@ def read(folder: Path) -> Outcome | None:
     for name in ("DONE", "FAILED"):
         path = folder / name
         if path.exists():
-            told = json.loads(path.read_text())
+            told = read_json(path, "delete it and train again")
             if name == "FAILED" and told.get("status") != "diverged":
                 return None
             history = metrics.read(folder / "metrics.jsonl")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from auxjax import config as configs
 from auxjax.errors import AuxjaxError
+from auxjax.untrusted import parse
 
 DONE, FAILED, UNFINISHED, DAMAGED = "done", "failed", "unfinished", "damaged"
 
@@ -132,7 +132,7 @@ def _object(path: Path, required: bool = False) -> tuple[dict[str, Any], str]:
     if not path.exists():
         return {}, f"there is no {path.name}" if required else ""
     try:
-        loaded = json.loads(path.read_text())
+        loaded = parse(path.read_text())
     except (OSError, ValueError):
         return {}, f"{path.name} is no JSON"
     if not isinstance(loaded, dict):
@@ -151,7 +151,7 @@ def _lines(path: Path, needs: tuple[str, ...]) -> tuple[list[dict[str, Any]], st
         return [], f"{path.name} cannot be read: {error.strerror}"
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse(line)
             if not isinstance(record, dict) or not all(key in record for key in needs):
                 raise ValueError
             record["step"] = int(record["step"])
