@@ -1,0 +1,71 @@
+"""What a run's folder says of its network, checked as if a stranger had written it before anything is built from it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from auxjax import config as configs
+from auxjax import run
+from auxjax.check import finalize
+from auxjax.errors import AuxjaxError
+from auxjax.manifest import shown
+
+# Far beyond any network that was trained, and small enough that a description of nonsense is refused in seconds.
+_LARGEST_FIELD = 2**20
+_MOST_CALLS = 50_000
+
+
+def read(workdir: str | Path, *sections: str) -> tuple[Path, Any, dict[str, Any]]:
+    """Returns (folder, config, dataset) of a run, of whose config `sections` are checked to be usable.
+
+    Only those, since a run of another version may have keys that this one has not. Raises AuxjaxError where there is no
+    run, and for what is no config: types, names and sizes.
+    """
+    folder = Path(workdir).expanduser().absolute()
+    config, dataset = run.read_config(folder), run.read_dataset(folder)
+    given = configs.plain(config)
+    full = configs.base().to_dict()
+    for section in sections:
+        if section not in given:
+            raise AuxjaxError(f"{folder / 'config.json'} has no {section!r}: it was damaged, or edited by hand")
+        known = isinstance(full[section], dict) and section not in configs.OPEN and isinstance(given[section], dict)
+        full[section] = full[section] | given[section] if known else given[section]
+    check_sizes(full["model"], f"{folder / 'config.json'}: model")
+    check_sizes(full["heads"], f"{folder / 'config.json'}: heads")
+    finalize(full)
+    return folder, config, dataset
+
+
+@contextlib.contextmanager
+def building(folder: Path) -> Iterator[None]:
+    """Makes one line of whatever building from a description raises, and ends what would never end."""
+    calls = 0
+
+    def count(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > _MOST_CALLS:
+            raise AuxjaxError(f"the network in {folder} has no end: its config was damaged, or edited by hand")
+        return following(*args, **kwargs)
+
+    try:
+        with nn.intercept_methods(count):
+            yield
+    except AuxjaxError:
+        raise
+    except Exception as error:
+        text = shown(" ".join(str(error).split()))
+        raise AuxjaxError(f"the config in {folder} makes no network ({type(error).__name__}: {text})") from error
+
+
+def check_sizes(fields: Any, where: str) -> None:
+    """Raises AuxjaxError for a number in a network's fields that is out of all proportion."""
+    for leaf in jax.tree.leaves(fields):
+        if isinstance(leaf, int) and abs(leaf) > _LARGEST_FIELD:
+            raise AuxjaxError(f"{where} has {shown(str(leaf))}: no network is that large")
