@@ -93,7 +93,7 @@ def restore(manager: Manager, state: TrainState) -> tuple[TrainState, dict[str, 
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_tree(state))
     _check(directory / "state", abstract)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
-    with _reading(directory):
+    with reading(directory):
         restored = manager.restore(step, args=items)
     return _rebuilt(state, restored["state"]), dict(restored["position"])
 
@@ -158,7 +158,7 @@ def _read(directory: Path, abstract: Any, *, partial: bool = False) -> Any:
     _check(directory, abstract, partial=partial)
     arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
     restore_args = ocp.args.PyTreeRestore(abstract, restore_args=arguments, partial_restore=partial)
-    with _reading(directory), ocp.PyTreeCheckpointer() as checkpointer:
+    with reading(directory), ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.restore(directory, args=restore_args)
 
 
@@ -167,10 +167,12 @@ def _check(directory: Path, abstract: Any, *, partial: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _reading(directory: Path) -> Iterator[None]:
-    """Makes one line of whatever Orbax raises for files that it cannot read."""
+def reading(directory: Path) -> Iterator[None]:
+    """Makes one line of whatever a library raises for what it cannot take from a checkpoint."""
     try:
         yield
+    except AuxjaxError:
+        raise
     except Exception as error:
         raise AuxjaxError(f"checkpoint {directory} cannot be read ({one_line(error)}): take another step") from error
 

@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,20 @@ def _set_up() -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("auxjax").setLevel(logging.INFO)
-    # What Orbax logs as an error, with a traceback, it raises as well.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _quiet_writers()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/auxjax/jax"))
+
+
+def _quiet_writers() -> None:
+    """Leaves out what a failed save tells in tracebacks from other threads: its error is raised as well, once."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    shown = sys.unraisablehook
+
+    def show(raised: Any) -> None:
+        if not (raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"):
+            shown(raised)
+
+    sys.unraisablehook = show

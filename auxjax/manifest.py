@@ -86,7 +86,9 @@ def walk(directory: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     waiting = [directory]
     while waiting:
-        for entry in os.scandir(waiting.pop()):
+        with os.scandir(waiting.pop()) as found:
+            entries = list(found)
+        for entry in entries:
             name = os.path.relpath(entry.path, directory)
             mode = entry.stat(follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode):

@@ -6,6 +6,9 @@ Both are done in Orbax's own thread, so that no training step waits for them; `c
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -97,8 +100,11 @@ def not_written(directory: Path, error: Exception) -> AuxjaxError:
 
 def one_line(error: BaseException) -> str:
     """Returns what an error of another library says, on one line that is not too long."""
-    text = manifest.shown(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    said = " ".join(str(error).split())
+    number = re.search(r"os_error_code='(\d+)'", said)  # at the very end of the much that TensorStore says
+    if number or said.startswith("NOT_FOUND"):
+        return os.strerror(int(number[1]) if number else errno.ENOENT)
+    return f"{type(error).__name__}: {manifest.shown(said)}" if said else type(error).__name__
 
 
 def _left(directory: Path) -> str:
@@ -106,7 +112,7 @@ def _left(directory: Path) -> str:
         step = newest(directory)
     except OSError:
         step = None
-    return "no checkpoint is left" if step is None else f"the checkpoint of step {step} is whole"
+    return "no checkpoint is there yet" if step is None else f"the checkpoint of step {step} is whole"
 
 
 def score(metrics: Mapping[str, float]) -> float:

@@ -187,7 +187,8 @@ def _resume(setup: build.Setup, manager: ocp.CheckpointManager) -> TrainState:
     if restored is None:
         return setup.state
     state, position = restored
-    setup.pipeline.restore(position)
+    with checkpoint.reading(Path(manager.directory) / "position"):
+        setup.pipeline.restore(position)
     logger.info("resuming at step %d of %d", int(state.step), setup.total_steps)
     return state
 

@@ -57,7 +57,8 @@ class Member:
         restored = checkpoint.restore(self._manager, only_own(self.state, self.own))
         if restored is not None:
             self.state, position = merge_own(self.state, restored[0], self.own), restored[1]
-            self._pipeline.restore(position)
+            with checkpoint.reading(Path(self._manager.directory) / "position"):
+                self._pipeline.restore(position)
             self.step = int(self.state.step)
         path = self.folder / "metrics.jsonl"
         metrics.truncate_after(path, self.step)
