@@ -143,7 +143,7 @@ def read_outcome(folder: Path) -> Outcome:
         return told
     error = "not finished: give the same command without --collect"
     if (folder / "FAILED").exists():
-        error = read_json(folder / "FAILED", "delete it")["error"]
+        error = str(read_json(folder / "FAILED", "delete it").get("error", "no reason recorded"))
     return Outcome(folder, "failed", error, {}, [])
 
 

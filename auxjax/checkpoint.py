@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import orbax.checkpoint as ocp
 from auxjax.attach import strip
 from auxjax.errors import AuxjaxError
 from auxjax.recovery import find_whole, recover
-from auxjax.saving import Manager, not_written, one_line
+from auxjax.saving import Manager, not_written
 from auxjax.step import TrainState
-from auxjax.stored import check_stored
+from auxjax.stored import check_stored, read_stored, refusing
 
 
 def agree(value: Any) -> Any:
@@ -91,9 +90,9 @@ def restore(manager: Manager, state: TrainState) -> tuple[TrainState, dict[str, 
         return None
     directory = Path(manager.directory) / str(step)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_tree(state))
-    _check(directory / "state", abstract)
+    check_stored(directory / "state", abstract, _of_another_model(directory / "state"))
     items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
-    with reading(directory):
+    with refusing(directory):
         restored = manager.restore(step, args=items)
     return _rebuilt(state, restored["state"]), dict(restored["position"])
 
@@ -105,8 +104,7 @@ def restore_state(workdir: Path, state: TrainState, step: int | str = "last") ->
     first array that differs, where the checkpoint is of another model.
     """
     directory = workdir / "checkpoints" / str(find_step(workdir, step)) / "state"
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_tree(state))
-    return _rebuilt(state, _read(directory, abstract))
+    return _rebuilt(state, _read(directory, as_tree(state)))
 
 
 def restore_inference(workdir: Path, bare: Any, step: int | str = "last") -> Any:
@@ -153,28 +151,12 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _read(directory: Path, abstract: Any, *, partial: bool = False) -> Any:
-    """Returns the arrays of a step's item laid out like `abstract`, which is compared with what is stored first."""
-    _check(directory, abstract, partial=partial)
-    arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
-    restore_args = ocp.args.PyTreeRestore(abstract, restore_args=arguments, partial_restore=partial)
-    with reading(directory), ocp.PyTreeCheckpointer() as checkpointer:
-        return checkpointer.restore(directory, args=restore_args)
+def _read(directory: Path, expected: Any, *, partial: bool = False) -> Any:
+    return read_stored(directory, expected, _of_another_model(directory), partial=partial)
 
 
-def _check(directory: Path, abstract: Any, *, partial: bool = False) -> None:
-    check_stored(directory, abstract, f"{directory.parent.parent} has a checkpoint of another model", partial=partial)
-
-
-@contextlib.contextmanager
-def reading(directory: Path) -> Iterator[None]:
-    """Makes one line of whatever a library raises for what it cannot take from a checkpoint."""
-    try:
-        yield
-    except AuxjaxError:
-        raise
-    except Exception as error:
-        raise AuxjaxError(f"checkpoint {directory} cannot be read ({one_line(error)}): take another step") from error
+def _of_another_model(item: Path) -> str:
+    return f"{item.parent.parent} has a checkpoint of another model"
 
 
 def _rebuilt(state: TrainState, tree: Mapping[str, Any]) -> TrainState:

@@ -83,8 +83,8 @@ def writing(workdir: Path | None) -> Iterator[None]:
         if workdir is None:
             raise
         raise AuxjaxError(
-            f"the run in {workdir} stopped ({one_line(error)}); {_left(workdir / 'checkpoints')}: mend that, and run the "
-            "same command again, which goes on from there"
+            f"the run in {workdir} stopped ({one_line(error)}); {_left(workdir / 'checkpoints')}: mend that, and run "
+            "the same command again, which goes on from there"
         ) from error
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,54 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
         raise AuxjaxError(f"{path} cannot be read: it is missing or garbled") from None
 
 
+def read_stored(directory: Path, expected: Any, wrong: str, *, partial: bool = False) -> Any:
+    """Returns an item's arrays laid out and placed like `expected`, which is compared with what is stored first.
+
+    Orbax's own reader is not used: it reads more files than the arrays', and fails in other threads. Raises AuxjaxError
+    as `check_stored` does, and for an array that cannot be read.
+    """
+    check_stored(directory, expected, wrong, partial=partial)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(expected)
+    with refusing(directory):
+        names = [".".join(str(getattr(key, "key", key)) for key in path) for path, _ in leaves]
+        opened = [tensorstore.open({"driver": "zarr", "kvstore": _store(directory, f"{name}/")}) for name in names]
+        reads = [array.result().read() for array in opened]
+        return jax.tree.unflatten(
+            structure, [_placed(read.result(), leaf) for read, (_, leaf) in zip(reads, leaves, strict=True)]
+        )
+
+
+@contextlib.contextmanager
+def refusing(directory: Path) -> Iterator[None]:
+    """Makes one line of whatever a library raises for what it cannot take from a checkpoint."""
+    try:
+        yield
+    except AuxjaxError:
+        raise
+    except Exception as error:
+        text = shown(" ".join(str(error).split()))
+        raise AuxjaxError(
+            f"checkpoint {directory} cannot be read ({type(error).__name__}: {text}): take another step"
+        ) from error
+
+
+def _placed(array: np.ndarray, like: Any) -> jax.Array:
+    """Returns an array that was read where `like` is, as a PRNG key of its kind if `like` is one."""
+    if jax.numpy.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jax.device_put(jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)), like.sharding)
+    return jax.device_put(array, like.sharding)
+
+
+def _store(directory: Path, path: str = "") -> dict[str, Any]:
+    return {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory}/"}, "path": path}
+
+
 def _layouts(directory: Path, names: Mapping[str, str]) -> dict[str, str]:
     """Returns `dtype[shape]` of stored arrays by path, from their names in storage; reads no array."""
-    try:
-        store = tensorstore.KvStore.open({
-            "driver": "ocdbt", "base": {"driver": "file", "path": f"{directory}/"},
-        }).result()  # fmt: skip
+    with refusing(directory):
+        store = tensorstore.KvStore.open(_store(directory)).result()
         reads = {path: store.read(f"{name}/.zarray") for path, name in names.items()}
         return {path: _layout(read.result(), f"{directory}: array {shown(path)}") for path, read in reads.items()}
-    except ValueError as error:
-        if isinstance(error, AuxjaxError):
-            raise
-        raise AuxjaxError(f"{directory} cannot be read: {shown(' '.join(str(error).split()))}") from None
 
 
 def _layout(read: Any, where: str) -> str:

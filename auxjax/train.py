@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from auxjax import build, checkpoint, described, parallel, preemption, rollback, run, saving
+from auxjax import build, checkpoint, described, parallel, preemption, rollback, run, saving, stored
 from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
@@ -187,7 +187,7 @@ def _resume(setup: build.Setup, manager: ocp.CheckpointManager) -> TrainState:
     if restored is None:
         return setup.state
     state, position = restored
-    with checkpoint.reading(Path(manager.directory) / "position"):
+    with stored.refusing(Path(manager.directory)):
         setup.pipeline.restore(position)
     logger.info("resuming at step %d of %d", int(state.step), setup.total_steps)
     return state

@@ -183,7 +183,7 @@ def test_a_hundredfold_array_is_refused_before_it_is_read(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps(other))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for read in (auxjax.load, auxjax.load_attached):
-        with pytest.raises(AuxjaxError, match="has a checkpoint of another model: .* expected") as error:
+        with pytest.raises(AuxjaxError, match=r"has a checkpoint of another model: .* expected") as error:
             read(copy)
         assert "\n" not in str(error.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB; the parameters take 1 TB
@@ -262,7 +262,7 @@ def test_random_bytes_for_the_position_are_no_position(copy: Path, finished: aux
     path = copy / "checkpoints" / "6" / "position" / "metadata"
     path.write_text(json.dumps({"next": "soon"}))
     manifest.write(copy / "checkpoints" / "6", 6, sealed=True)
-    with pytest.raises(AuxjaxError, match="position") as error:
+    with pytest.raises(AuxjaxError, match=r"checkpoint .* cannot be read \(ValueError: invalid") as error:
         auxjax.train(finished.config, copy, progress=False)
     assert "\n" not in str(error.value)
     assert np.isfinite(finished.evaluation["loss/main"])

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from auxjax import checkpoint, data, metrics, run
+from auxjax import checkpoint, data, metrics, run, stored
 from auxjax.attach import strip
 from auxjax.config import due
 from auxjax.population.plan import Group, numbers_of
@@ -57,7 +57,7 @@ class Member:
         restored = checkpoint.restore(self._manager, only_own(self.state, self.own))
         if restored is not None:
             self.state, position = merge_own(self.state, restored[0], self.own), restored[1]
-            with checkpoint.reading(Path(self._manager.directory) / "position"):
+            with stored.refusing(Path(self._manager.directory)):
                 self._pipeline.restore(position)
             self.step = int(self.state.step)
         path = self.folder / "metrics.jsonl"

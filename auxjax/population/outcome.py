@@ -52,5 +52,5 @@ def read(folder: Path) -> Outcome | None:
             history = metrics.read(folder / "metrics.jsonl")
             if name == "DONE":
                 return Outcome(folder, "done", None, {k: v for k, v in told.items() if k != "step"}, history)
-            return Outcome(folder, "diverged", told["error"], {}, history)
+            return Outcome(folder, "diverged", str(told.get("error", "it diverged")), {}, history)
     return None
