@@ -55,7 +55,7 @@ def test_a_run_whose_description_is_spoilt(name: str, times: int, copy: Path) ->
         path.write_bytes(content)
         refused_or_read(lambda: auxjax.load(copy), copy.parent)
 
-    fuzz(mutations.spoilt(path), check, 60 * times)
+    fuzz(mutations.spoilt(path), check, 50 * times)
 
 
 @TIMES
@@ -86,7 +86,7 @@ def test_a_checkpoint_that_is_spoilt_under_a_manifest_that_holds(times: int, cop
         refused_or_read(lambda: auxjax.load(copy), copy.parent)
 
     assert names
-    fuzz(mutations.st.tuples(mutations.st.integers(0, 5), mutations.st.integers(0, 2**32)), check, 40 * times)
+    fuzz(mutations.st.tuples(mutations.st.integers(0, 5), mutations.st.integers(0, 2**32)), check, 25 * times)
 
 
 @TIMES
@@ -144,7 +144,7 @@ def test_outcomes_that_are_spoilt(name: str, times: int, copy: Path) -> None:
         path.write_bytes(content)
         refused_or_read(lambda: outcome.read(copy), copy.parent)
 
-    fuzz(mutations.spoilt(path), check, 60 * times)
+    fuzz(mutations.spoilt(path), check, 50 * times)
 
 
 @TIMES
@@ -170,7 +170,7 @@ def test_torch_files_that_are_spoilt(times: int, tmp_path: Path) -> None:
         path.write_bytes(content)
         refused_or_read(lambda: read_tensors(path), tmp_path)
 
-    fuzz(mutations.spoilt_bytes(path.read_bytes()), check, 60 * times)
+    fuzz(mutations.spoilt_bytes(path.read_bytes()), check, 50 * times)
 
 
 @TIMES
