@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from auxjax.checkpoint import write_json
 from auxjax.errors import AuxjaxError, NotFiniteError
+from auxjax.untrusted import parse
 
 logger = logging.getLogger("auxjax")
 
@@ -46,6 +46,9 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return list(json.loads(path.read_text()))
+        noted = parse(path.read_text())
+        if isinstance(noted, list):
+            return noted
+        raise ValueError
     except ValueError:
         raise AuxjaxError(f"{path} is no JSON: delete it to go on at the first learning rate") from None

@@ -71,7 +71,8 @@ def train(
         try:
             return _train(config, lowered, folder, progress, compiled if lowered == config else None)
         except NotFiniteError as error:
-            rollback.note(config, folder, error)
+            with saving.writing(folder):
+                rollback.note(config, folder, error)
 
 
 def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compiled: str | Path | None) -> Result:

@@ -17,30 +17,20 @@ import pytest
 
 import auxjax
 from auxjax import checkpoint, diagnose, manifest, recovery
-from auxjax import config as configs
 from auxjax.errors import AuxjaxError
 from auxjax.record import Recorder
-from tests.test_train import equal
+from tests.digits_runs import config
+from tests.equal import equal
 
 ROOT = Path(__file__).parent.parent
 
 
-def config(data_dir: str, **changes: Any) -> Any:
-    """A small MLP, 6 steps of digits, a checkpoint every other one."""
-    made = configs.base()
-    made.model = {"name": "plainnet", "depth": 2, "width": 16}
-    made.heads = {"aux1": configs.head(at="layer_1", kind="linear")}
-    made.data.update(data_dir=data_dir, batch_size=32, eval_batch_size=200)
-    made.train.update(total_epochs=0.0, total_steps=6, eval_epochs=0.0, eval_steps=2, log_steps=1)
-    made.train.update(checkpoint_epochs=0.0, checkpoint_steps=2)
-    made.train.keep_best = 0
-    made.update_from_flattened_dict(changes)
-    return made
+CHANGES = {"train.checkpoint_steps": 2, "train.keep_best": 0}
 
 
 @pytest.fixture(scope="module")
 def finished(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> auxjax.Result:
-    return auxjax.train(config(data_dir), tmp_path_factory.mktemp("finished"), progress=False)
+    return auxjax.train(config(data_dir, **CHANGES), tmp_path_factory.mktemp("finished"), progress=False)
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import auxjax
-from auxjax import config as configs
 from auxjax import described, manifest, metrics, recovery
 from auxjax.errors import AuxjaxError
 from auxjax.export import export_run, load_folder
 from auxjax.population import outcome
 from auxjax.pretrained import read_tensors
 from tests.damages import DAMAGES, files
+from tests.digits_runs import config
 from tests.fuzz import mutations
 from tests.fuzz.mutations import fuzz, refused_or_read
 
@@ -28,11 +28,7 @@ TIMES = pytest.mark.parametrize("times", [1, pytest.param(25, marks=pytest.mark.
 @pytest.fixture(scope="module")
 def trained(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run of a small network with a head."""
-    made = configs.base()
-    made.model = {"name": "plainnet", "depth": 2, "width": 8}
-    made.heads = {"aux1": configs.head(at="layer_1", kind="linear")}
-    made.data.update(data_dir=data_dir, batch_size=32, eval_batch_size=200)
-    made.train.update(total_epochs=0.0, total_steps=1, checkpoint_epochs=0.0, checkpoint_steps=1)
+    made = config(data_dir, **{"train.total_steps": 1})
     folder = tmp_path_factory.mktemp("trained")
     auxjax.train(made, folder, progress=False)
     return folder
