@@ -18,7 +18,7 @@ from auxjax.manifest import shown
 
 # Far beyond any network that was trained, and small enough that a description of nonsense is refused in seconds.
 _LARGEST_FIELD = 2**20
-_MOST_CALLS = 50_000
+_MOST_CALLS = 10_000
 
 
 def read(workdir: str | Path, *sections: str) -> tuple[Path, Any, dict[str, Any]]:

@@ -202,10 +202,15 @@ def test_a_disk_that_fails_ends_the_run_in_one_line_and_the_last_checkpoint_is_w
 
     managers: list[Any] = []
     opened = checkpoint.open_manager
-    monkeypatch.setattr(checkpoint, "open_manager", lambda *a: managers.append(opened(*a)) or managers[-1])
+
+    def open_manager(*args: Any) -> Any:
+        managers.append(opened(*args))
+        return managers[-1]
+
+    monkeypatch.setattr(checkpoint, "open_manager", open_manager)
     monkeypatch.setattr(Recorder, "step", step)
     if what == "DONE":
-        monkeypatch.setattr(checkpoint, "write_json", lambda path, value: path.name != "DONE" or fail())
+        monkeypatch.setattr(checkpoint, "write_json", fail)
     left = r"no checkpoint is there yet|is gone" if what == "gone" else f"step {6 if what == 'DONE' else 2} is whole"
     with pytest.raises(AuxjaxError, match=left) as error:
         auxjax.train(finished.config, folder, progress=False)
