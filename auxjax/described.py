@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from ml_collections import ConfigDict
 
 from auxjax import config as configs
 from auxjax import run
@@ -22,14 +23,13 @@ _MOST_CALLS = 10_000
 
 
 def read(workdir: str | Path, *sections: str) -> tuple[Path, Any, dict[str, Any]]:
-    """Returns (folder, config, dataset) of a run, of whose config `sections` are checked to be usable.
+    """Returns (folder, config, dataset) of a run, of whose config `sections` are checked and complete.
 
-    Only those, since a run of another version may have keys that this one has not. Raises AuxjaxError where there is no
-    run, and for what is no config: types, names and sizes.
+    Only those, since a run of another version may have keys that this one has not; keys that it lacks get their
+    defaults. Raises AuxjaxError where there is no run, and for what is no config: types, names and sizes.
     """
     folder = Path(workdir).expanduser().absolute()
-    config, dataset = run.read_config(folder), run.read_dataset(folder)
-    given = configs.plain(config)
+    given, dataset = configs.plain(run.read_config(folder)), run.read_dataset(folder)
     full = configs.base().to_dict()
     for section in sections:
         if section not in given:
@@ -38,8 +38,11 @@ def read(workdir: str | Path, *sections: str) -> tuple[Path, Any, dict[str, Any]
         full[section] = full[section] | given[section] if known else given[section]
     check_sizes(full["model"], f"{folder / 'config.json'}: model")
     check_sizes(full["heads"], f"{folder / 'config.json'}: heads")
-    finalize(full)
-    return folder, config, dataset
+    try:
+        made = configs.plain(finalize(full))
+    except AuxjaxError as error:
+        raise AuxjaxError(f"{folder / 'config.json'}: {shown(str(error), 600)}") from None
+    return folder, ConfigDict(given | {section: made[section] for section in sections}).lock(), dataset
 
 
 @contextlib.contextmanager

@@ -113,9 +113,9 @@ def sums(directory: Path, names: Iterable[str]) -> dict[str, list[Any]]:
         return dict(pool.map(one, sorted(names)))
 
 
-def shown(text: str) -> str:
-    """Returns a name of somebody else's making on one short line."""
-    return repr(text if len(text) <= 120 else f"{text[:117]}...")[1:-1]
+def shown(text: str, most: int = 120) -> str:
+    """Returns a text of somebody else's making on one short line."""
+    return repr(text if len(text) <= most else f"{text[: most - 3]}...")[1:-1]
 
 
 def _compare(directory: Path, found: dict[str, int], manifest: dict[str, Any]) -> None:

@@ -110,8 +110,8 @@ def evaluate(workdir: str | Path, split: str = "test", step: int | str = "last")
 
     Raises AuxjaxError for a folder without a run, an unknown split and a step that was not kept.
     """
-    described.read(workdir, "main", "data", "dtype")
-    return build.evaluate_bare(*load(workdir, step), split)
+    config = described.read(workdir, "main", "data", "dtype")[1]
+    return build.evaluate_bare(config, *load(workdir, step)[1:], split)
 
 
 def load(workdir: str | Path, step: int | str = "last") -> tuple[Any, nn.Module, dict[str, Any]]:
@@ -138,7 +138,7 @@ def load_attached(workdir: str | Path, step: int | str = "last") -> tuple[Any, A
         attached = attach(build.model(config, classes), build.heads(config, classes))
         image = jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32)
         halves = jax.eval_shape(attached.init, jax.eval_shape(lambda: jax.random.key(0)), image)
-    ema = config.optimizer.ema_decay > 0
+    ema = config["optimizer"]["ema_decay"] > 0
     return config, attached, checkpoint.restore_variables(folder, halves, step, ema=ema)
 
 

@@ -22,7 +22,7 @@ from tests.fuzz import mutations
 from tests.fuzz.mutations import fuzz, refused_or_read
 
 # How many times as many examples: a few hundred in all in `make test`, thousands in `make study`.
-TIMES = pytest.mark.parametrize("times", [1, pytest.param(25, marks=pytest.mark.slow_study)])
+TIMES = pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow_study)])
 
 
 @pytest.fixture(scope="module")
