@@ -60,8 +60,10 @@ def building(folder: Path) -> Iterator[None]:
     try:
         with nn.intercept_methods(count):
             yield
-    except AuxjaxError:
-        raise
+    except AuxjaxError as error:
+        if len(str(error)) <= 600:
+            raise
+        raise AuxjaxError(shown(str(error), 600)) from None
     except Exception as error:
         text = shown(" ".join(str(error).split()))
         raise AuxjaxError(f"the config in {folder} makes no network ({type(error).__name__}: {text})") from error

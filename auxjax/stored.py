@@ -100,7 +100,8 @@ def refusing(directory: Path) -> Iterator[None]:
 def _placed(array: np.ndarray, like: Any) -> jax.Array:
     """Returns an array that was read where `like` is, as a PRNG key of its kind if `like` is one."""
     if jax.numpy.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.device_put(jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(like)), like.sharding)
+        key = jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(like))
+        return jax.device_put(key, like.sharding)
     return jax.device_put(array, like.sharding)
 
 

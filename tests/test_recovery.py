@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorstore
 
 import auxjax
-from auxjax import checkpoint, diagnose, manifest, recovery
+from auxjax import checkpoint, described, diagnose, manifest, recovery
 from auxjax.errors import AuxjaxError
 from auxjax.record import Recorder
 from tests.digits_runs import config
@@ -261,3 +262,54 @@ def test_random_bytes_for_the_position_are_no_position(copy: Path, finished: aux
         auxjax.train(finished.config, copy, progress=False)
     assert "\n" not in str(error.value)
     assert np.isfinite(finished.evaluation["loss/main"])
+
+
+def crc32c(data: bytes) -> bytes:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return (crc ^ 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def test_a_checkpoint_whose_index_points_out_of_its_directory_is_refused(copy: Path) -> None:
+    """All sums hold, TensorStore's own too, and the file that the index names is there, but outside."""
+    step = copy / "checkpoints" / "6"
+    item = step / "inference"
+    index = (item / "manifest.ocdbt").read_bytes()
+    inside = next((item / "d").iterdir())
+    inner, outer = b"d/" + inside.name.encode(), b"../../../" + inside.name[:25].encode()
+    assert inner in index and len(inner) == len(outer) and index[-4:] == crc32c(index[:-4])
+    inside.rename(copy / inside.name[:25])
+    changed = index[:-4].replace(inner, outer)
+    (item / "manifest.ocdbt").write_bytes(changed + crc32c(changed))
+    manifest.write(step, 6, sealed=True)
+    with pytest.raises(AuxjaxError, match="cannot be read") as error:
+        auxjax.load(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_an_array_in_chunks_larger_than_itself_is_refused_unread(copy: Path) -> None:
+    step = copy / "checkpoints" / "6"
+    base = {"driver": "file", "path": f"{step / 'inference'}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    key = next(key for key in store.list().result() if key.endswith(b"kernel/.zarray"))
+    array = json.loads(store.read(key).result().value)
+    store.write(key, json.dumps(array | {"chunks": [2**40, 2**40]}).encode()).result()
+    manifest.write(step, 6, sealed=True)
+    with pytest.raises(AuxjaxError, match="is stored in chunks of"):
+        auxjax.load(copy)
+
+
+def test_a_network_without_end_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(described, "_MOST_CALLS", 20)
+    changed = json.loads((copy / "config.json").read_text())
+    changed["model"]["depth"] = 2**20
+    (copy / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(AuxjaxError, match="has no end"):
+        auxjax.load(copy)
+    changed["model"]["depth"] = 2**40
+    (copy / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(AuxjaxError, match="no network is that large"):
+        auxjax.load(copy)

@@ -20,6 +20,7 @@ from auxjax.config import base, plain, tuples
 from auxjax.described import building, check_sizes
 from auxjax.errors import AuxjaxError
 from auxjax.export.tensors import read_tensors
+from auxjax.manifest import shown
 from auxjax.proof import bare_shapes, check_paths, paths
 from auxjax.untrusted import parse
 
@@ -74,10 +75,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     if lost:
         raise AuxjaxError(f"{file} lost its keys {', '.join(lost)}: export the run again")
     if not isinstance(shape, list) or len(shape) != 3 or not all(map(_is_size, shape)) or not _is_size(classes):
-        raise AuxjaxError(f"{file} has image_shape={shape!r} and num_classes={classes!r}: not [H, W, C] and a count")
+        found = f"image_shape={shown(repr(shape))} and num_classes={shown(repr(classes))}"
+        raise AuxjaxError(f"{file} has {found}: not [H, W, C] and a count")
     check_sizes(config["model"], f"{file}: model")
     if not isinstance(config["model"], dict):
-        raise AuxjaxError(f"{file} has model={config['model']!r}: not a name and fields")
+        raise AuxjaxError(f"{file} has model={shown(repr(config['model']))}: not a name and fields")
     return config
 
 
