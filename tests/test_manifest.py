@@ -66,6 +66,15 @@ def test_every_bit_of_a_manifest_counts(tmp_path: Path) -> None:
         assert manifest.verify(directory), place
 
 
+def test_a_manifest_of_the_same_meaning_in_other_bytes_is_garbled(tmp_path: Path) -> None:
+    directory = step(tmp_path)
+    path = directory / manifest.NAME
+    for change in (lambda text: text + "\n", lambda text: text.replace("\n", "\t", 1), lambda text: text[:-1]):
+        path.write_text(change(path.read_text()))
+        assert manifest.verify(directory) == "its manifest is garbled"
+        manifest.write(directory, 3, sealed=True)
+
+
 def test_until_the_commit_is_sealed_only_its_own_files_are_free(tmp_path: Path) -> None:
     directory = step(tmp_path, sealed=False)
     (directory / "commit_success.txt").write_text("of another text")

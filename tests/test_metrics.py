@@ -145,3 +145,20 @@ def test_a_missing_extra_is_one_line(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(AuxjaxError, match=rf"package '{package}' is missing: pip install 'auxjax\[\w+\]'"):
         metrics.open_writers(tmp_path, config)
+
+
+def test_records_are_not_written_into_a_file_that_was_removed(tmp_path: Path) -> None:
+    writer = metrics.JsonLines(tmp_path / "metrics.jsonl")
+    writer.write_scalars(1, {"loss": 1.0})
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="removed while the run was writing it"):
+        writer.write_scalars(2, {"loss": 1.0})
+    writer.close()
+
+
+def test_a_line_that_is_no_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for line in ("[1]", "3", '{"loss": 1.0}', '{"step": "1"}', "[" * 100_000):
+        path.write_text(line + '\n{"step": 2}\n')
+        with pytest.raises(AuxjaxError, match="line 1 is no JSON: delete that line"):
+            metrics.read(path)
