@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     path = Path(os.path.abspath(os.path.expanduser(workdir)))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write_test_{os.getpid()}"
+        probe = path / f".write_test_{uuid.uuid4().hex}"  # processes of several hosts may look at once
         probe.touch()
         probe.unlink()
     except OSError as error:

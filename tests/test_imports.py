@@ -20,7 +20,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Give a new module a row, as high as what it imports allows.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("config", "data", "flops", "losses", "metrics", "ops", "statistics", "weighting"),
+    (
+        *("config", "data", "flops", "losses", "metrics", "ops"),
+        *("processes", "rendezvous", "statistics", "weighting"),
+    ),
     ("heads", "layers", "models"),
     ("attach", "optimizer", "parallel", "proof", "pullbacks", "taps", "trunk"),
     ("gradients", "head_gradients", "held_out", "state", "step", "tap_gradients"),
