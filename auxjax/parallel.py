@@ -85,9 +85,13 @@ def saved_layout(where: Layout, state: Any) -> Any:
     """Returns what a checkpoint is restored like: `state`, or of several processes shapes laid out as they need them."""
     if jax.process_count() == 1:
         return state
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, state_shardings(where, state)
-    )
+
+    def like(array: Any, sharding: NamedSharding) -> Any:
+        if _is_key(array):  # Orbax knows a key by its array alone
+            return _place_whole(array, sharding)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(like, state, state_shardings(where, state))
 
 
 def place_resident(where: Layout, arrays: Any) -> Any:
@@ -203,11 +207,15 @@ def _place_whole(array: Any, sharding: NamedSharding) -> jax.Array:
     """Returns a copy, laid out over several processes, of an array that all of them have whole, or that already is."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return jax.device_put(array.copy(), sharding)
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if _is_key(array):
         data = _place_whole(jax.random.key_data(array), NamedSharding(sharding.mesh, PartitionSpec()))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
+
+
+def _is_key(array: Any) -> bool:
+    return bool(jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key))
 
 
 def _place_rows(where: Layout, local: Any) -> jax.Array:
@@ -226,7 +234,7 @@ def _place_rows(where: Layout, local: Any) -> jax.Array:
 def _gather(where: Layout, array: Any) -> Any:
     if array.is_fully_addressable:
         return array
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if _is_key(array):
         return jax.random.wrap_key_data(_gather(where, jax.random.key_data(array)), impl=jax.random.key_impl(array))
     whole = array if array.is_fully_replicated else _replicate(where)(array)
     return np.asarray(whole.addressable_data(0))

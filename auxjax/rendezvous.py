@@ -41,7 +41,8 @@ def _receive(port: int, count: int, seconds: float, deadline: float) -> None:
                 arrived: list[socket.socket] = []
                 with contextlib.suppress(TimeoutError):
                     arrived.append(server.accept()[0])
-                guests = {number: guest for number, guest in guests.items() if _is_there(guest)}
+                for number in [number for number, guest in guests.items() if not _is_there(guest)]:
+                    guests.pop(number).close()
                 for connection in arrived:
                     problem = _admit(connection, guests, count)
             if not problem and len(guests) < count - 1:
@@ -120,8 +121,9 @@ def _listen(port: int, deadline: float) -> socket.socket:
 
 def _is_there(guest: socket.socket) -> bool:
     """Returns whether the other end still holds the connection."""
+    guest.setblocking(False)
     try:
-        return bool(guest.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return bool(guest.recv(1, socket.MSG_PEEK))
     except BlockingIOError:
         return True
     except OSError:
