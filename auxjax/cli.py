@@ -83,12 +83,14 @@ def run(
         sys.exit(main() or 0)
     except AuxjaxError as error:
         print(f"error: {error}", file=sys.stderr)
+        processes.fail(str(error), 2)
         sys.exit(2)
     except Preempted as stop:
         print(f"{stop}: the same command goes on from there: {command}", file=sys.stderr)
         sys.exit(TRY_AGAIN if os.environ.get("AUXJAX_SUPERVISED") else 0)
     except KeyboardInterrupt:
         print(f"interrupted: the same command goes on from the last checkpoint: {command}", file=sys.stderr)
+        processes.fail("interrupted", 130)
         sys.exit(130)
 
 

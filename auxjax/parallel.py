@@ -54,11 +54,11 @@ def _check_processes(mode: str, num_devices: int, count: int) -> None:
             "anything touches a device"
         )
     if mode == "pmap":
-        raise AuxjaxError("parallel.mode='pmap' is for one process; with several take 'jit', which is as fast, or 'fsdp'")
+        raise AuxjaxError("parallel.mode='pmap' is for one process: with several take 'jit', or 'fsdp'")
     if num_devices not in (0, count):
         raise AuxjaxError(
-            f"parallel.num_devices={num_devices}, but {jax.process_count()} processes use all of their {count} devices: "
-            "set 0, or start fewer processes"
+            f"parallel.num_devices={num_devices}, but {jax.process_count()} processes use all their {count} devices: set 0, "
+            "or start fewer processes"
         )
 
 
@@ -82,7 +82,7 @@ def place_state(where: Layout, state: Any) -> Any:
 
 
 def saved_layout(where: Layout, state: Any) -> Any:
-    """Returns what a checkpoint is restored like: `state`, or of several processes shapes laid out as they need them."""
+    """Returns what a checkpoint is restored like: `state`, or of several processes its shapes, laid out for them."""
     if jax.process_count() == 1:
         return state
 

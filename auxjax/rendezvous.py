@@ -16,8 +16,10 @@ _HELLO, _GO, _NO = "auxjax", "go", "error "
 _LINE_BYTES, _LINE_SECONDS, _PAUSE_SECONDS = 600, 2.0, 0.1
 
 
-def meet(address: str, count: int, index: int, seconds: float) -> None:
-    """Returns when all `count` processes are there; `address` is HOST:PORT of process 0.
+def meet(address: str, count: int, index: int, seconds: float) -> dict[int, socket.socket]:
+    """Returns open connections by number when all `count` processes are there: process 0's to all, theirs to it.
+
+    `address` is HOST:PORT of process 0.
 
     Raises the same AuxjaxError in every process that came where not all do so within `seconds`, where two have the same
     number, and where they differ about `count`.
@@ -25,39 +27,37 @@ def meet(address: str, count: int, index: int, seconds: float) -> None:
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + seconds
     if index == 0:
-        _receive(int(port), count, seconds, deadline)
-    else:
-        _visit(host.strip("[]"), int(port), count, index, seconds, deadline)
+        return _receive(int(port), count, seconds, deadline)
+    return {0: _visit(host.strip("[]"), int(port), count, index, seconds, deadline)}
 
 
-def _receive(port: int, count: int, seconds: float, deadline: float) -> None:
+def _receive(port: int, count: int, seconds: float, deadline: float) -> dict[int, socket.socket]:
     """Process 0: collects the others, then tells them to go on or why not."""
     guests: dict[int, socket.socket] = {}
     problem = ""
     with _listen(port, deadline) as server:
-        try:
-            while not problem and len(guests) < count - 1 and time.monotonic() < deadline:
-                server.settimeout(_PAUSE_SECONDS)
-                arrived: list[socket.socket] = []
-                with contextlib.suppress(TimeoutError):
-                    arrived.append(server.accept()[0])
-                for number in [number for number, guest in guests.items() if not _is_there(guest)]:
-                    guests.pop(number).close()
-                for connection in arrived:
-                    problem = _admit(connection, guests, count)
-            if not problem and len(guests) < count - 1:
-                missing = ", ".join(str(number) for number in range(1, count) if number not in guests)
-                problem = (
-                    f"{len(guests) + 1} of {count} processes came within {seconds:g} s, missing: {missing}; "
-                    "start the same command on every host"
-                )
-            for guest in guests.values():
-                _say(guest, f"{_NO}{problem}" if problem else _GO)
-        finally:
-            for guest in guests.values():
-                guest.close()
+        while not problem and len(guests) < count - 1 and time.monotonic() < deadline:
+            server.settimeout(_PAUSE_SECONDS)
+            arrived: list[socket.socket] = []
+            with contextlib.suppress(TimeoutError):
+                arrived.append(server.accept()[0])
+            for number in [number for number, guest in guests.items() if not _is_there(guest)]:
+                guests.pop(number).close()
+            for connection in arrived:
+                problem = _admit(connection, guests, count)
+    if not problem and len(guests) < count - 1:
+        missing = ", ".join(str(number) for number in range(1, count) if number not in guests)
+        problem = (
+            f"{len(guests) + 1} of {count} processes came within {seconds:g} s, missing: {missing}; start the same "
+            "command on every host"
+        )
+    for guest in guests.values():
+        _say(guest, f"{_NO}{problem}" if problem else _GO)
     if problem:
+        for guest in guests.values():
+            guest.close()
         raise AuxjaxError(problem)
+    return guests
 
 
 def _admit(connection: socket.socket, guests: dict[int, socket.socket], count: int) -> str:
@@ -69,7 +69,7 @@ def _admit(connection: socket.socket, guests: dict[int, socket.socket], count: i
     number, told = map(int, numbers)
     problem = ""
     if told != count:
-        problem = f"process {number} was told of {told} processes and process 0 of {count}: start all with the same number"
+        problem = f"process {number} was told of {told} processes and process 0 of {count}: start all alike"
     elif number in guests or not 0 < number < count:
         problem = f"two processes are number {number} of {count}: give each its own JAX_PROCESS_ID"
     if problem:
@@ -80,20 +80,19 @@ def _admit(connection: socket.socket, guests: dict[int, socket.socket], count: i
     return problem
 
 
-def _visit(host: str, port: int, count: int, index: int, seconds: float, deadline: float) -> None:
+def _visit(host: str, port: int, count: int, index: int, seconds: float, deadline: float) -> socket.socket:
     """Any other process: tells process 0 that it is there, and waits for all the others."""
     while time.monotonic() < deadline:
-        try:
-            with socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), _PAUSE_SECONDS)) as door:
-                _say(door, f"{_HELLO} {index} {count}")
-                # Process 0 may have come late, and then waits for so long itself.
-                answer = _hear(door, time.monotonic() + seconds + _LINE_SECONDS)
-        except OSError:  # not there yet
-            answer = ""
-        if answer == _GO:
-            return
-        if answer.startswith(_NO):
-            raise AuxjaxError(answer.removeprefix(_NO))
+        with contextlib.suppress(OSError):  # not there yet
+            door = socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), _PAUSE_SECONDS))
+            _say(door, f"{_HELLO} {index} {count}")
+            # Process 0 may have come late, and then waits for so long itself.
+            answer = _hear(door, time.monotonic() + seconds + _LINE_SECONDS)
+            if answer == _GO:
+                return door
+            door.close()
+            if answer.startswith(_NO):
+                raise AuxjaxError(answer.removeprefix(_NO))
         time.sleep(_PAUSE_SECONDS)
     raise AuxjaxError(
         f"process 0 of {count} did not answer at {host}:{port} within {seconds:g} s: start the same command on every "
@@ -115,7 +114,9 @@ def _listen(port: int, deadline: float) -> socket.socket:
             if error.errno != errno.EADDRINUSE:
                 raise AuxjaxError(f"port {port} cannot be listened on: {error.strerror}; choose another") from None
             if time.monotonic() > deadline:
-                raise AuxjaxError(f"port {port} of this host is in use: stop the other run, or choose another") from None
+                raise AuxjaxError(
+                    f"port {port} is in use on this host: stop the other run, or choose another"
+                ) from None
         time.sleep(_PAUSE_SECONDS)
 
 
@@ -138,7 +139,7 @@ def _say(connection: socket.socket, text: str) -> None:
 
 
 def _hear(connection: socket.socket, deadline: float) -> str:
-    """Returns the one line that is sent; what is no line, or late, is a space, which says nothing."""
+    """Returns the one line that is sent; "?" for what is no line, or late."""
     heard = b""
     while not heard.endswith(b"\n") and len(heard) < _LINE_BYTES:
         connection.settimeout(max(deadline - time.monotonic(), 0.01))

@@ -67,8 +67,8 @@ def shared_folder(config: Any, workdir: str | Path) -> Path:
         probe.unlink()
     if without:
         raise AuxjaxError(
-            f"workdir {folder} is not the same folder in process 0 and in {', '.join(map(str, without))}: give --workdir a "
-            "folder that all hosts share"
+            f"workdir {folder} is not the same folder in process 0 and in {', '.join(map(str, without))}: give "
+            "--workdir a folder that all hosts share"
         )
     return folder
 

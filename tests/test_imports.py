@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
     (
         *("config", "data", "flops", "losses", "metrics", "ops"),
-        *("processes", "rendezvous", "statistics", "weighting"),
+        *("peers", "processes", "rendezvous", "statistics", "weighting"),
     ),
     ("heads", "layers", "models"),
     ("attach", "optimizer", "parallel", "proof", "pullbacks", "taps", "trunk"),

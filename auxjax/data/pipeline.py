@@ -38,11 +38,13 @@ def open_pipeline(
     """Returns the pipeline that `config.data.cache` names; raises AuxjaxError where a batch is larger than the set.
 
     `rows(size)` are those of a batch of that size that this process handles, all of them where it is not given; what
-    each of them holds does not depend on which others there are. Evaluation batches, which are filled up and masked anyway, are as large as the devices divide.
+    each of them holds does not depend on which others there are. Evaluation batches, which are filled up and masked
+    anyway, are as large as the devices divide.
     """
     config = dict(config) | {"eval_batch_size": -(-config["eval_batch_size"] // num_devices) * num_devices}
     size, batch = len(dataset.split("train")), config["batch_size"]
     if batch > size:
         raise AuxjaxError(f"data.batch_size={batch}, and the training split of {dataset.name!r} has only {size}")
     # NumPy and Grain want seeds that are not negative, and Grain 32 bits; JAX takes any.
-    return (DevicePipeline if config["cache"] == "device" else HostPipeline)(dataset, config, seed % 2**32, rows or np.arange)
+    pipeline = DevicePipeline if config["cache"] == "device" else HostPipeline
+    return pipeline(dataset, config, seed % 2**32, rows or np.arange)

@@ -40,7 +40,13 @@ def environment(devices: int, **more: str) -> dict[str, str]:
 
 
 def launch(
-    count: int, devices: int, arguments: list[str], folder: Path, only: int | None = None, timeout: float = 240, **more: str
+    count: int,
+    devices: int,
+    arguments: list[str],
+    folder: Path,
+    only: int | None = None,
+    timeout: float = 240,
+    **more: str,
 ) -> list[Ended]:
     """Runs `python arguments` as processes 0 to count - 1 (the first `only` of them), and returns how each ended."""
     address = f"127.0.0.1:{free_port()}"
@@ -49,16 +55,21 @@ def launch(
         several = {
             "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index)
         } if count > 1 else {}  # fmt: skip
-        log = (folder / f"log_{index}").open("w")
         command = [sys.executable, *arguments]
-        started.append(
-            subprocess.Popen(command, cwd=ROOT, env=environment(devices, **several, **more), stdout=log, stderr=log)
-        )
+        with (folder / f"log_{index}").open("w") as log:
+            started.append(
+                subprocess.Popen(command, cwd=ROOT, env=environment(devices, **several, **more), stdout=log, stderr=log)
+            )
     return _wait(started, folder, timeout)
 
 
 def train(
-    count: int, devices: int, runs: list[dict[str, Any]], data_dir: str, folder: Path, die: tuple[int, int] | None = None
+    count: int,
+    devices: int,
+    runs: list[dict[str, Any]],
+    data_dir: str,
+    folder: Path,
+    die: tuple[int, int, str] | None = None,
 ) -> list[Ended]:
     """Trains what `runs` says as several processes; `outcome` then reads what a run left."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +90,10 @@ def _wait(started: list[subprocess.Popen[bytes]], folder: Path, timeout: float) 
         for index, process in enumerate(started):
             if process.poll() is not None and not ends[index]:
                 ends[index] = time.monotonic() - begun
+        # One that is stopped stands for a lost host, which never ends.
+        if all(process.poll() is not None or _is_stopped(process.pid) for process in started):
+            for process in started:
+                process.kill()
         time.sleep(0.05)
     late = [index for index, process in enumerate(started) if process.poll() is None]
     for index in late:
@@ -88,3 +103,7 @@ def _wait(started: list[subprocess.Popen[bytes]], folder: Path, timeout: float) 
     assert not late, f"processes {late} did not end within {timeout} s:\n" + "\n".join(texts)
     seconds = [end or time.monotonic() - begun for end in ends]
     return [Ended(p.returncode, text, s) for p, text, s in zip(started, texts, seconds, strict=True)]
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,42 @@ def leaves(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def die_at(process: int, step: int) -> None:
-    """Lets a process be killed as by the kernel, just after a step was begun."""
+def arrays(result: Any) -> dict[str, np.ndarray]:
+    """What a run left: its whole state by path, `losses` and `accuracy`."""
+    losses = [record["loss/total"] for record in result.history if record["split"] == "train"]
+    return leaves(result.state) | {
+        "losses": np.array(losses),
+        "accuracy": np.array(result.evaluation["accuracy/main"]),
+    }
+
+
+def kill() -> None:
+    """Ends this process as the kernel does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop() -> None:
+    """Hangs this process as a lost host does: it neither computes nor answers."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def mistake() -> None:
+    """Raises what the code does not foresee."""
+    raise RuntimeError("no such pixel")
+
+
+def complain() -> None:
+    """Raises what the user can mend."""
+    from auxjax.errors import AuxjaxError
+
+    raise AuxjaxError("record 7 is damaged")
+
+
+WAYS = {"kill": kill, "stop": stop, "mistake": mistake, "complain": complain}
+
+
+def die_at(process: int, step: int, how: Callable[[], None]) -> None:
+    """Lets something happen to a process just after a step was begun."""
     from auxjax import processes
     from auxjax.record import Recorder
 
@@ -50,7 +85,7 @@ def die_at(process: int, step: int) -> None:
     def killed(self: Recorder, number: int, values: Any) -> None:
         record(self, number, values)
         if number == step and processes.index() == process:
-            os.kill(os.getpid(), signal.SIGKILL)
+            how()
 
     Recorder.step = killed  # type: ignore[method-assign]
 
@@ -65,7 +100,8 @@ def main() -> None:
     try:
         processes.start()
         if "die" in plan:
-            die_at(*plan["die"])
+            process, step, way = plan["die"]
+            die_at(process, step, WAYS[way])
         for number, run in enumerate(plan["runs"]):
             workdir = run["workdir"].replace("PROCESS", str(processes.index()))
             changes = run["changes"] | (run.get("other", {}) if processes.index() else {})
@@ -76,11 +112,10 @@ def main() -> None:
                     raise
                 print(f"process {processes.index()} of {processes.count()}: {error}", flush=True)
                 continue
-            losses = [record["loss/total"] for record in result.history if record["split"] == "train"]
-            arrays = leaves(result.state) | {"losses": np.array(losses), "accuracy": result.evaluation["accuracy/main"]}
-            np.savez(f"{plan['results']}_{number}_process_{processes.index()}.npz", **arrays)
+            np.savez(f"{plan['results']}_{number}_process_{processes.index()}.npz", **arrays(result))
     except AuxjaxError as error:
         print(f"error: {error}", file=sys.stderr)
+        processes.fail(str(error), 2)
         sys.exit(2)
 
 
