@@ -57,8 +57,8 @@ def _check_processes(mode: str, num_devices: int, count: int) -> None:
         raise AuxjaxError("parallel.mode='pmap' is for one process: with several take 'jit', or 'fsdp'")
     if num_devices not in (0, count):
         raise AuxjaxError(
-            f"parallel.num_devices={num_devices}, but {jax.process_count()} processes use all their {count} devices: set 0, "
-            "or start fewer processes"
+            f"parallel.num_devices={num_devices}, but {jax.process_count()} processes use all their {count} devices: "
+            "set 0, or start fewer processes"
         )
 
 
