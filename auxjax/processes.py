@@ -42,8 +42,8 @@ class Place(NamedTuple):
     """Which of how many processes this is, and where process 0 listens; `device_ids` None for all local devices."""
 
     address: str
-    count: int
-    index: int
+    processes: int
+    number: int
     device_ids: list[int] | None = None
 
 
@@ -57,15 +57,15 @@ def start() -> None:
     if jax.distributed.is_initialized():
         return
     place = told(os.environ) or detected(os.environ)
-    if place is None or place.count == 1:
+    if place is None or place.processes == 1:
         return
     seconds = _seconds(os.environ)
     # jaxlib aborts a process whose peers do not come; before that, this finds out who is there.
-    peers = Peers(meet(place.address, place.count, place.index, seconds), place.count)
+    peers = Peers(meet(place.address, place.processes, place.number, seconds), place.processes)
     jax.distributed.initialize(
         place.address,
-        place.count,
-        place.index,
+        place.processes,
+        place.number,
         place.device_ids,
         "deactivate",
         initialization_timeout=int(max(seconds, 10)),
@@ -169,7 +169,7 @@ def together(function: Callable[[], Value]) -> Value:
 def alone(what: str) -> None:
     """Raises AuxjaxError where this is one of several processes, started or only told of."""
     place = told(os.environ)
-    several = max(count(), place.count if place else 1, int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1))
+    several = max(count(), place.processes if place else 1, int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1))
     if several > 1:
         raise AuxjaxError(f"{what} runs in one process, and this is one of {several}: start it once")
 

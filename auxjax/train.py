@@ -33,7 +33,7 @@ class Result:
     """What a run leaves: its finished config, folder (None in memory), last state, logged records and final metrics.
 
     `state` is as the last step left it, with both halves; `variables` is what is shipped. With several processes every
-    one has all of it, on the host; the history of a resumed run before this call is process 0's alone.
+    one has all of it, on the host; process 0 alone has the diagnostics from before this call.
     """
 
     config: Any
@@ -80,6 +80,8 @@ def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compi
     setup = processes.together(lambda: build.setup(lowered))
     progress = progress and processes.is_writer()
     written = folder if processes.is_writer() else None
+    if compiled is not None and processes.count() > 1:
+        raise AuxjaxError("a compiled step is one process's: leave out --compiled with several")
     if compiled is not None:
         setup = setup._replace(train_step=load_step(compiled, config, setup.where))
     _prove(setup, setup.state)
@@ -88,7 +90,7 @@ def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compi
     if written is not None:
         run.describe(written, config, setup.dataset)
     with contextlib.ExitStack() as stack:
-        recorder = stack.enter_context(Recorder(config, written, setup.total_steps, setup.every["log"], progress))
+        recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
         diagnostics = stack.enter_context(Diagnostics(config, setup, written, progress))
         manager = None
         preempted: Callable[[int], bool] = preemption.never

@@ -76,7 +76,8 @@ def shares_at(folder: str, cache: str, digits: str, handed_out: int) -> list[dat
 
 
 def test_only_the_rows_are_read(folder: str, data_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, read, get = shares(folder, "host", data_dir)[2], set(), Records.__getitems__
+    one, get = shares(folder, "host", data_dir)[2], Records.__getitems__
+    read: set[tuple[int, int]] = set()
 
     def spy(self: Records, positions: Any) -> list[Any]:
         read.update((len(self), int(position)) for position in positions)

@@ -75,19 +75,19 @@ def complain() -> None:
 WAYS = {"kill": kill, "stop": stop, "mistake": mistake, "complain": complain}
 
 
-def die_at(process: int, step: int, how: Callable[[], None]) -> None:
+def die_at(process: int, last: int, how: Callable[[], None]) -> None:
     """Lets something happen to a process just after a step was begun."""
     from auxjax import processes
     from auxjax.record import Recorder
 
     record = Recorder.step
 
-    def killed(self: Recorder, number: int, values: Any) -> None:
-        record(self, number, values)
-        if number == step and processes.index() == process:
+    def begun(self: Recorder, step: int, values: Any) -> None:
+        record(self, step, values)
+        if step == last and processes.index() == process:
             how()
 
-    Recorder.step = killed  # type: ignore[method-assign]
+    Recorder.step = begun  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -112,7 +112,9 @@ def main() -> None:
                     raise
                 print(f"process {processes.index()} of {processes.count()}: {error}", flush=True)
                 continue
-            np.savez(f"{plan['results']}_{number}_process_{processes.index()}.npz", **arrays(result))
+            np.savez(
+                f"{plan['results']}_{number}_process_{processes.index()}.npz", allow_pickle=False, **arrays(result)
+            )
     except AuxjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         processes.fail(str(error), 2)

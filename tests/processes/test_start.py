@@ -129,7 +129,7 @@ def test_slurm_and_open_mpi_say_who_this_is(monkeypatch: pytest.MonkeyPatch) -> 
             patch.setenv(name, value)
         found = processes.detected(OPEN_MPI)
         assert found is not None
-        assert (found.address.partition(":")[0], found.count, found.index) == ("10.96.0.1", 2, 1)
+        assert (found.address.partition(":")[0], found.processes, found.number) == ("10.96.0.1", 2, 1)
     with pytest.raises(AuxjaxError, match="JAX cannot tell which: set JAX_COORDINATOR_ADDRESS"):
         processes.detected(OPEN_MPI)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,6 +162,27 @@ def test_any_number_trains_as_one_and_finishes_what_another_began(
     again = train_here(tmp_path / "again", ALL, data_dir)
     for way in ALL:
         same(again.arrays[way], reference.arrays[way])
+
+
+@pytest.mark.slow_study
+def test_all_roll_back_alike_and_measure_diagnostics(data_dir: str, tmp_path: Path) -> None:
+    diverging = {"optimizer.learning_rate": 1e38, "model.activation": "relu", "train.non_finite": "rollback"}
+    measured = {"diagnostics.names": ("gradient_norm", "variance"), "diagnostics.every_steps": 2}
+    rolled, diagnosed = runs(tmp_path, {"rolled": diverging, "diagnosed": measured})
+    ended = train(2, 2, [rolled | {"fails": True}, diagnosed], data_dir, tmp_path)
+    good(ended)
+    for one in ended:
+        assert "5 rollbacks, each to half the learning rate, did not help" in one.text
+    assert len(json.loads((tmp_path / "rolled" / "rollbacks.json").read_text())) == 5
+    here = train_here(tmp_path / "here", {"diagnosed": measured}, data_dir)
+    same(outcome(tmp_path, 1), here.arrays["diagnosed"])
+    records = [metrics.read(place / "diagnosed" / "diagnostics.jsonl") for place in (tmp_path, here.folder)]
+    for a, b in zip(*records, strict=True):
+        assert a.keys() == b.keys()
+        numbers = [key for key in a if key != "seconds" and not isinstance(a[key], str)]
+        assert len(numbers) > 2
+        for key in numbers:
+            np.testing.assert_allclose(np.array(a[key], float), np.array(b[key], float), rtol=1e-4, err_msg=key)
 
 
 DEATHS = [
