@@ -88,6 +88,14 @@ def test_only_the_rows_are_read(folder: str, data_dir: str, monkeypatch: pytest.
     assert {position for length, position in read if length == 7} == {1, 5}
 
 
+def test_one_image_twice_in_a_batch_is_cut_twice(tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("alike")
+    build(place, "alike", image_features(None, None), {"train": images(1, 30, 30) * 4, "test": images(1, 30, 30)})
+    config = section(place, name="alike", image_size=8, cache="host", batch_size=4)
+    batch = next(data.open_pipeline(data.load(config), config, 0))
+    assert len({image.tobytes() for image in batch["image"]}) == 4
+
+
 @pytest.mark.multidevice
 def test_one_process_holds_every_row_and_a_mesh_in_any_order() -> None:
     where = parallel.layout("jit", 4)
