@@ -50,6 +50,23 @@ def arrays(result: Any) -> dict[str, np.ndarray]:
     }
 
 
+def agree() -> None:
+    """Checks what processes tell one another, more often than the store of it is cleaned."""
+    from jax._src import xla_bridge
+
+    from auxjax import processes
+
+    for number in range(1010):
+        assert processes.agree({"number": number, "process": processes.index()}) == {"number": number, "process": 0}
+    assert processes.gather(processes.index()) == list(range(processes.count()))
+    try:
+        processes.together(lambda: 1 / (processes.index() - 1))
+    except Exception as error:
+        touched = xla_bridge.backends_are_initialized()
+        told = f"{type(error).__name__} {error}, devices touched: {touched}"
+        print(f"process {processes.index()} agrees: {told}", flush=True)
+
+
 def kill() -> None:
     """Ends this process as the kernel does."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -99,6 +116,8 @@ def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
     try:
         processes.start()
+        if processes.count() > 1:
+            agree()
         if "die" in plan:
             process, step, way = plan["die"]
             die_at(process, step, WAYS[way])
