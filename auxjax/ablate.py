@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import tqdm.auto
 from ml_collections import ConfigDict
 
-from auxjax import ablation_file, data, report, run, workers
+from auxjax import ablation_file, data, processes, report, run, workers
 from auxjax import arms as arms_of
 from auxjax import config as configs
 from auxjax.arms import Arm
@@ -81,6 +81,7 @@ def ablate(
     that share a program (from 1) and writes no report; `collect` trains nothing. Raises AuxjaxError for what cannot
     run, and for a folder of another config.
     """
+    processes.alone("an ablation")
     config, combinations = tuned(config, combinations, learning_rates)
     arms = arms_of.make(config, combinations, seeds)
     folder = check_workdir(workdir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from auxjax import processes
 from auxjax.attach import strip
 from auxjax.errors import AuxjaxError
 from auxjax.recovery import find_whole, recover
@@ -19,17 +21,12 @@ from auxjax.step import TrainState
 from auxjax.stored import check_stored, read_stored, refusing
 
 
-def agree(value: Any) -> Any:
-    """Stands in for `processes.agree`: with one process its own answer is everybody's."""
-    return value
-
-
 def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     """Returns the absolute path of a folder that can be written, made if need be; raises AuxjaxError if it cannot."""
     path = Path(os.path.abspath(os.path.expanduser(workdir)))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write_test_{os.getpid()}"
+        probe = path / f".write_test_{uuid.uuid4().hex}"  # processes of several hosts may look at once
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -176,12 +173,12 @@ def _on_one_device(tree: Any) -> Any:
 def _agreed(answer: Callable[[], Any]) -> Any:
     """Returns what process 0 finds on the disk, on every process; what it raises is raised by all of them."""
     found: dict[str, Any] = {}
-    if jax.process_index() == 0:
+    if processes.is_writer():
         try:
             found = {"answer": answer()}
         except (AuxjaxError, OSError) as error:
             found = {"error": str(error)}
-    found = agree(found)
+    found = processes.agree(found)
     if "error" in found:
         raise AuxjaxError(found["error"])
     return found["answer"]

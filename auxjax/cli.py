@@ -19,6 +19,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from auxjax import processes
 from auxjax.config import OPEN
 from auxjax.errors import AuxjaxError, unknown
 from auxjax.preemption import Preempted
@@ -63,26 +64,34 @@ def config_file() -> str:
 
 
 def run(
-    main: Callable[[], int | None], needs: tuple[str, ...] = (), arguments: list[str] | None = None
-) -> None:  # fmt: skip
+    main: Callable[[], int | None],
+    needs: tuple[str, ...] = (),
+    arguments: list[str] | None = None,
+    several_processes: bool = False,
+) -> None:
     """Parses the flags, of which `needs` must be given, runs `main` and exits: 0, or 2 after an error's one line.
 
-    What is no flag is added to `arguments`, and is an error without them. A run that SIGTERM stopped exits with 0 too,
-    but with TRY_AGAIN to a supervisor, which says by AUXJAX_SUPERVISED that it can tell one from a finished run.
+    What is no flag is added to `arguments`, and is an error without them. With `several_processes`, those that were
+    started with this one meet first, where there are any. A run that SIGTERM stopped exits with 0 too, but with
+    TRY_AGAIN to a supervisor, which says by AUXJAX_SUPERVISED that it can tell one from a finished run.
     """
     command = shlex.join(["python", *sys.argv])
     try:
         _parse(needs, arguments)
+        if several_processes:
+            processes.start()
         _set_up()
         sys.exit(main() or 0)
     except AuxjaxError as error:
         print(f"error: {error}", file=sys.stderr)
+        processes.fail(str(error), 2)
         sys.exit(2)
     except Preempted as stop:
         print(f"{stop}: the same command goes on from there: {command}", file=sys.stderr)
         sys.exit(TRY_AGAIN if os.environ.get("AUXJAX_SUPERVISED") else 0)
     except KeyboardInterrupt:
         print(f"interrupted: the same command goes on from the last checkpoint: {command}", file=sys.stderr)
+        processes.fail("interrupted", 130)
         sys.exit(130)
 
 
@@ -195,7 +204,7 @@ def _set_up() -> None:
     import jax
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("auxjax").setLevel(logging.INFO)
+    logging.getLogger("auxjax").setLevel(logging.INFO if processes.is_writer() else logging.WARNING)
     _quiet_writers()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/auxjax/jax"))

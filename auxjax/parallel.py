@@ -37,10 +37,29 @@ def layout(mode: str = "jit", num_devices: int = 0) -> Layout:
         raise unknown("parallel mode", mode, MODES)
     devices = jax.devices()
     if num_devices > len(devices):
+        who = "this process sees" if jax.process_count() == 1 else f"{jax.process_count()} processes have"
         raise AuxjaxError(
-            f"parallel.num_devices={num_devices}, but this process sees {len(devices)} {devices[0].platform} device(s)"
+            f"parallel.num_devices={num_devices}, but {who} {len(devices)} {devices[0].platform} device(s)"
         )
+    if jax.process_count() > 1:
+        _check_processes(mode, num_devices, len(devices))
     return Layout(mode, tuple(devices[: num_devices or len(devices)]))
+
+
+def _check_processes(mode: str, num_devices: int, count: int) -> None:
+    """Raises AuxjaxError for what several processes cannot do."""
+    if not jax.distributed.is_initialized():
+        raise AuxjaxError(
+            f"this is one of {jax.process_count()} processes that have not met: call auxjax.processes.start() before "
+            "anything touches a device"
+        )
+    if mode == "pmap":
+        raise AuxjaxError("parallel.mode='pmap' is for one process: with several take 'jit', or 'fsdp'")
+    if num_devices not in (0, count):
+        raise AuxjaxError(
+            f"parallel.num_devices={num_devices}, but {jax.process_count()} processes use all their {count} devices: "
+            "set 0, or start fewer processes"
+        )
 
 
 def check_batch_size(where: Layout, batch_size: int, accumulate: int = 1) -> None:
@@ -58,7 +77,21 @@ def place_state(where: Layout, state: Any) -> Any:
         stacked = jax.tree.map(lambda x: _stack(x, len(where.devices)), state)
         return jax.device_put(stacked, NamedSharding(where.mesh, PartitionSpec(AXIS)))
     # device_put may alias its source, and donating an alias deletes the original too.
-    return jax.tree.map(lambda x, s: jax.device_put(x.copy(), s), state, state_shardings(where, state))
+    place = _place_whole if jax.process_count() > 1 else lambda x, s: jax.device_put(x.copy(), s)
+    return jax.tree.map(place, state, state_shardings(where, state))
+
+
+def saved_layout(where: Layout, state: Any) -> Any:
+    """Returns what a checkpoint is restored like: `state`, or of several processes its shapes, laid out for them."""
+    if jax.process_count() == 1:
+        return state
+
+    def like(array: Any, sharding: NamedSharding) -> Any:
+        if _is_key(array):  # Orbax knows a key by its array alone
+            return _place_whole(array, sharding)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(like, state, state_shardings(where, state))
 
 
 def place_resident(where: Layout, arrays: Any) -> Any:
@@ -66,20 +99,41 @@ def place_resident(where: Layout, arrays: Any) -> Any:
     if where.mode == "pmap":
         stacked = jax.tree.map(lambda x: np.broadcast_to(x, (len(where.devices), *x.shape)), arrays)
         return jax.device_put(stacked, NamedSharding(where.mesh, PartitionSpec(AXIS)))
-    return jax.device_put(arrays, NamedSharding(where.mesh, PartitionSpec()))
+    whole = NamedSharding(where.mesh, PartitionSpec())
+    if jax.process_count() > 1:
+        return jax.tree.map(lambda x: _place_whole(x, whole), arrays)
+    return jax.device_put(arrays, whole)
 
 
 def place_batch(where: Layout, batch: Any) -> Any:
-    """Returns a batch (any tree with a leading batch axis) split over the devices."""
+    """Returns a batch (any tree with a leading batch axis) split over the devices.
+
+    Of several processes each gives the rows of `local_rows` alone, in their order.
+    """
+    if jax.process_count() > 1:
+        return jax.tree.map(lambda x: _place_rows(where, x), batch)
     if where.mode == "pmap":
         count = len(where.devices)
         batch = jax.tree.map(lambda x: np.asarray(x).reshape(count, -1, *x.shape[1:]), batch)
     return jax.device_put(batch, NamedSharding(where.mesh, PartitionSpec(AXIS)))
 
 
+@functools.lru_cache(maxsize=16)
+def local_rows(where: Layout, size: int) -> np.ndarray:
+    """Returns int[rows]: which of a global batch's `size` rows this process's devices hold, in ascending order."""
+    sharding = NamedSharding(where.mesh, PartitionSpec(AXIS))
+    spans = sharding.addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[span] for span in spans if span is not None]))
+
+
 def fetch_state(where: Layout, state: Any) -> Any:
     """Returns the state as one logical copy, whatever the layout."""
     return jax.tree.map(lambda x: x[0], state) if where.mode == "pmap" else state
+
+
+def gather(where: Layout, tree: Any) -> Any:
+    """Returns a tree that this process can read: with several, on the host and whole; all of them have to call it."""
+    return tree if jax.process_count() == 1 else jax.tree.map(lambda x: _gather(where, x), tree)
 
 
 def fetch_metrics(where: Layout, metrics: Any) -> Any:
@@ -147,6 +201,48 @@ def state_shardings(where: Layout, state: Any) -> Any:
         return NamedSharding(where.mesh, PartitionSpec(*axes))
 
     return jax.tree.map(one, state)
+
+
+def _place_whole(array: Any, sharding: NamedSharding) -> jax.Array:
+    """Returns a copy, laid out over several processes, of an array that all of them have whole, or that already is."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return jax.device_put(array.copy(), sharding)
+    if _is_key(array):
+        data = _place_whole(jax.random.key_data(array), NamedSharding(sharding.mesh, PartitionSpec()))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
+
+
+def _is_key(array: Any) -> bool:
+    return bool(jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key))
+
+
+def _place_rows(where: Layout, local: Any) -> jax.Array:
+    size = len(local) * len(where.devices) // len(where.mesh.local_devices)
+    rows = local_rows(where, size)
+
+    def part(spans: Any) -> Any:
+        start, stop, _ = spans[0].indices(size)
+        first = int(np.searchsorted(rows, start))
+        return local[first : first + stop - start]
+
+    sharding = NamedSharding(where.mesh, PartitionSpec(AXIS))
+    return jax.make_array_from_callback((size, *local.shape[1:]), sharding, part)
+
+
+def _gather(where: Layout, array: Any) -> Any:
+    if array.is_fully_addressable:
+        return array
+    if _is_key(array):
+        return jax.random.wrap_key_data(_gather(where, jax.random.key_data(array)), impl=jax.random.key_impl(array))
+    whole = array if array.is_fully_replicated else _replicate(where)(array)
+    return np.asarray(whole.addressable_data(0))
+
+
+@functools.lru_cache(maxsize=4)
+def _replicate(where: Layout) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(where.mesh, PartitionSpec()))
 
 
 def _stack(array: jax.Array, count: int) -> jax.Array:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tqdm.auto
 
-from auxjax import metrics
+from auxjax import metrics, processes
 from auxjax.errors import NotFiniteError
 
 logger = logging.getLogger("auxjax")
@@ -45,12 +45,18 @@ class Recorder:
             self._writer.close()
 
     def start(self, step: int) -> None:
-        """Opens the writers and the bar at `step`, dropping what an interrupted run wrote past it."""
+        """Opens the writers and the bar at `step`, dropping what an interrupted run wrote past it.
+
+        One process writes; all of them have the history, by which all decide alike.
+        """
         if self._folder is not None:
             path = self._folder / "metrics.jsonl"
-            metrics.truncate_after(path, step)
+            if processes.is_writer():
+                metrics.truncate_after(path, step)
+            processes.barrier("metrics are truncated")
             self.history = metrics.read(path) if path.exists() else []
-            self._writer = metrics.open_writers(self._folder, self._config)
+            if processes.is_writer():
+                self._writer = metrics.open_writers(self._folder, self._config)
         self._bar = tqdm.auto.tqdm(
             total=self._total, initial=step, disable=None if self._progress else True, unit="step", dynamic_ncols=True
         )

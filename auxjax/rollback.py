@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from auxjax import processes
 from auxjax.checkpoint import write_json
 from auxjax.errors import AuxjaxError, NotFiniteError
 from auxjax.untrusted import parse
@@ -37,11 +38,16 @@ def note(config: ConfigDict, folder: Path | None, error: NotFiniteError) -> None
     if len(noted) == MOST:
         raise NotFiniteError(f"{error} ({MOST} rollbacks, each to half the learning rate, did not help)", error.step)
     rate = config.optimizer.learning_rate * FACTOR ** (len(noted) + 1)
-    write_json(folder / FILE, [*noted, {"step": error.step, "cause": str(error), "learning_rate": rate}])
+    if processes.is_writer():
+        write_json(folder / FILE, [*noted, {"step": error.step, "cause": str(error), "learning_rate": rate}])
     logger.warning("%s: rolling back, and on with optimizer.learning_rate=%g", str(error).partition(":")[0], rate)
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
+    return list(processes.agree(_read_here(folder) if processes.is_writer() else []))
+
+
+def _read_here(folder: Path) -> list[dict[str, Any]]:
     path = folder / FILE
     if not path.exists():
         return []

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from auxjax import config as configs
+from auxjax import processes
 from auxjax.checkpoint import check_workdir, write_json, write_text
 from auxjax.data import DataSet
 from auxjax.errors import AuxjaxError
@@ -28,6 +31,9 @@ _PACKAGES = (
     "numpy",
 )
 
+# A network file system may show a new file so much later.
+_SHARED_SECONDS = 5.0
+
 
 def check_folder(config: Any, workdir: str | Path) -> Path:
     """Returns the run's folder, which can be written and is new or of the same config; nothing is written yet.
@@ -42,6 +48,37 @@ def check_folder(config: Any, workdir: str | Path) -> Path:
                 f"workdir {folder} is of another config: {difference}; give another --workdir, or its own config"
             )
     return folder
+
+
+def shared_folder(config: Any, workdir: str | Path) -> Path:
+    """Returns what `check_folder` does, in every process; raises AuxjaxError where it is not the same folder in all."""
+    folder = processes.together(lambda: check_folder(config, workdir))
+    if processes.count() == 1:
+        return folder
+    probe = folder / f".shared_test_{processes.agree(uuid.uuid4().hex)}"
+    if processes.is_writer():
+        probe.touch()
+    processes.barrier("probe is there")
+    deadline = time.monotonic() + _SHARED_SECONDS
+    while not (found := probe.exists()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    without = [number for number, seen in enumerate(processes.gather(found)) if not seen]
+    if processes.is_writer():
+        probe.unlink()
+    if without:
+        raise AuxjaxError(
+            f"workdir {folder} is not the same folder in process 0 and in {', '.join(map(str, without))}: give "
+            "--workdir a folder that all hosts share"
+        )
+    return folder
+
+
+def check_same(config: Any) -> None:
+    """Raises AuxjaxError, naming the difference, where this process has another config than process 0."""
+    if processes.count() > 1:
+        difference = configs.difference(configs.from_json(processes.agree(configs.to_json(config))), config)
+        if difference:
+            raise AuxjaxError(f"this process has another config than process 0: {difference}; start all alike")
 
 
 def describe(folder: Path, config: Any, dataset: DataSet) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from auxjax import build, checkpoint, described, parallel, preemption, rollback, run, saving, stored
+from auxjax import build, checkpoint, described, parallel, preemption, processes, rollback, run, saving, stored
 from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
@@ -32,7 +32,8 @@ logger = logging.getLogger("auxjax")
 class Result:
     """What a run leaves: its finished config, folder (None in memory), last state, logged records and final metrics.
 
-    `state` is as the last step left it, with both halves; `variables` is what is shipped.
+    `state` is as the last step left it, with both halves; `variables` is what is shipped. With several processes every
+    one has all of it, on the host; process 0 alone has the diagnostics from before this call.
     """
 
     config: Any
@@ -60,10 +61,12 @@ def train(
     step, and so is a strip proof that fails. A loss or gradient that is not finite is met as
     `config.train.non_finite` says; a run that it stops raises NotFiniteError, naming the head. SIGTERM ends a run that
     has a workdir with `Preempted`, once its step is done and saved; a disk that is full or gone ends it with an
-    AuxjaxError naming the last whole checkpoint.
+    AuxjaxError naming the last whole checkpoint. Several processes (`auxjax.processes.start`) all call this alike, and
+    what is wrong in one of them is raised in all.
     """
     config = finalize(config)
-    folder = None if workdir is None else run.check_folder(config, workdir)
+    processes.together(lambda: run.check_same(config))
+    folder = None if workdir is None else run.shared_folder(config, workdir)
     if config.train.non_finite == "rollback" and folder is None:
         raise AuxjaxError("train.non_finite=rollback has no checkpoint to go back to: give a workdir")
     while True:
@@ -77,7 +80,11 @@ def train(
 
 def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compiled: str | Path | None) -> Result:
     """Trains by `lowered`, which is `config` with the learning rate that the run has come to."""
-    setup = build.setup(lowered)
+    setup = processes.together(lambda: build.setup(lowered))
+    progress = progress and processes.is_writer()
+    written = folder if processes.is_writer() else None
+    if compiled is not None and processes.count() > 1:
+        raise AuxjaxError("a compiled step is one process's: leave out --compiled with several")
     if compiled is not None:
         setup = setup._replace(train_step=load_step(compiled, config, setup.where))
     _prove(setup, setup.state)
@@ -85,10 +92,10 @@ def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compi
         logger.info("%s", build.cost_table(setup))
     with contextlib.ExitStack() as stack:
         stack.enter_context(saving.writing(folder))
-        if folder is not None:
-            run.describe(folder, config, setup.dataset)
+        if written is not None:
+            run.describe(written, config, setup.dataset)
         recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
-        diagnostics = stack.enter_context(Diagnostics(config, setup, folder, progress))
+        diagnostics = stack.enter_context(Diagnostics(config, setup, written, progress))
         manager = None
         preempted: Callable[[int], bool] = preemption.never
         if folder is not None:
@@ -97,11 +104,12 @@ def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compi
             )
             preempted = stack.enter_context(preemption.watched())
         state, evaluation = _loop(setup, recorder, diagnostics, manager, preempted)
-    if folder is not None:
-        with saving.writing(folder):
-            checkpoint.write_json(folder / "DONE", {"step": setup.total_steps, **evaluation})
-            (folder / "FAILED").unlink(missing_ok=True)
-    last = parallel.fetch_state(setup.where, state)
+    if written is not None:
+        with saving.writing(written):
+            checkpoint.write_json(written / "DONE", {"step": setup.total_steps, **evaluation})
+            (written / "FAILED").unlink(missing_ok=True)
+    last = parallel.gather(setup.where, parallel.fetch_state(setup.where, state))
+    processes.barrier("done")
     return Result(config, folder, last, recorder.history, evaluation, diagnostics.records)
 
 
@@ -184,7 +192,7 @@ def _loop(
 
 def _resume(setup: build.Setup, manager: ocp.CheckpointManager) -> TrainState:
     """Returns the newest saved state, the pipeline at its position; the first state where nothing was saved."""
-    restored = checkpoint.restore(manager, setup.state)
+    restored = checkpoint.restore(manager, parallel.saved_layout(setup.where, setup.state))
     if restored is None:
         return setup.state
     state, position = restored
@@ -201,4 +209,5 @@ def _save(setup: build.Setup, manager: ocp.CheckpointManager, state: TrainState,
 
 
 def _prove(setup: build.Setup, state: TrainState) -> None:
-    prove_stripped(setup.program.attached, state.variables, strip(state.variables), setup.example)
+    variables = parallel.gather(setup.where, state.variables)
+    prove_stripped(setup.program.attached, variables, strip(variables), setup.example)

@@ -18,11 +18,14 @@ COMPILED: flags.FlagHolder[Any] = flags.DEFINE_string(
 def main() -> None:
     """Trains, then prints the test metrics and what to run next."""
     import auxjax
+    from auxjax import processes
 
     result = auxjax.train(CONFIG.value, WORKDIR.value, compiled=COMPILED.value)
+    if not processes.is_writer():
+        return
     print(", ".join(f"{name} {value:.4f}" for name, value in result.evaluation.items()))
     print(f"saved in {result.workdir}; next: python experiments/evaluate.py --workdir={WORKDIR.value}")
 
 
 if __name__ == "__main__":
-    cli.run(main, needs=("config", "workdir"))
+    cli.run(main, needs=("config", "workdir"), several_processes=True)

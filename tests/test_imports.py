@@ -20,7 +20,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Give a new module a row, as high as what it imports allows.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("config", "data", "flops", "losses", "manifest", "metrics", "ops", "statistics", "untrusted", "weighting"),
+    (
+        *("config", "data", "flops", "losses", "manifest", "metrics", "ops", "peers", "processes", "rendezvous"),
+        *("statistics", "untrusted", "weighting"),
+    ),
     ("heads", "layers", "models"),
     ("attach", "optimizer", "parallel", "proof", "pullbacks", "recovery", "taps", "trunk"),
     ("gradients", "head_gradients", "held_out", "state", "step", "tap_gradients"),

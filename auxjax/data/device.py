@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from auxjax.data.sets import DataSet, arrays
+
+# Of a batch of so many examples, the positions of those that this process handles: int[rows].
+Rows = Callable[[int], np.ndarray]
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int, batch_size: int) -> np.ndarray:
@@ -22,8 +25,8 @@ def epoch_order(seed: int, epoch: int, num_examples: int, batch_size: int) -> np
 class DevicePipeline:
     """Training inputs are `{"index": int32[batch]}`, of evaluation `{"index", "mask": float32[batch]}`."""
 
-    def __init__(self, dataset: DataSet, config: Mapping[str, Any], seed: int) -> None:
-        self._dataset, self._seed = dataset, seed
+    def __init__(self, dataset: DataSet, config: Mapping[str, Any], seed: int, rows: Rows = np.arange) -> None:
+        self._dataset, self._seed, self._rows = dataset, seed, rows
         self._size, self._batch = len(dataset.split("train")), config["batch_size"]
         self._eval_batch = config["eval_batch_size"]
         self._next, self._epoch, self._order = 0, -1, np.zeros((0, self._batch), np.int32)
@@ -37,7 +40,7 @@ class DevicePipeline:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, epoch_order(self._seed, epoch, self._size, self._batch)
         self._next += 1
-        return {"index": self._order[step]}
+        return {"index": self._order[step][self._rows(self._batch)]}
 
     def state(self) -> dict[str, Any]:
         """Returns `{"next": batches handed out}`."""
@@ -51,5 +54,5 @@ class DevicePipeline:
         """Yields positions and masks over the split."""
         size = len(self._dataset.split(split))
         for start in range(0, size, self._eval_batch):
-            index = np.arange(start, start + self._eval_batch)
+            index = start + self._rows(self._eval_batch)
             yield {"index": np.minimum(index, size - 1).astype(np.int32), "mask": (index < size).astype(np.float32)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from auxjax.data.device import Rows
 from auxjax.data.records import Records, Subset, resize
 from auxjax.data.sets import DataSet
 from auxjax.errors import AuxjaxError
@@ -26,17 +27,19 @@ class HostPipeline:
     to the device with the step before, so that nothing else reads ahead.
     """
 
-    def __init__(self, dataset: DataSet, config: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, dataset: DataSet, config: Mapping[str, Any], seed: int, rows: Rows = np.arange) -> None:
         import grain
 
+        self._rows = rows
         self._dataset, self._eval_batch, self._workers = dataset, config["eval_batch_size"], config["num_workers"]
         split, size = dataset.split("train"), dataset.image_shape[:2]
         order = grain.MapDataset.source(range(len(split))).seed(seed).shuffle().repeat(None)
         positions = order.batch(config["batch_size"], drop_remainder=True)
+        mine = rows(config["batch_size"])
         if _differ(split):
-            batches = positions.random_map(functools.partial(_read_crops, split, size))
+            batches = positions.random_map(functools.partial(_read_crops, split, size, mine))
         else:
-            batches = positions.map(functools.partial(_read, split, functools.partial(resize, size=size)))
+            batches = positions.map(functools.partial(_read_rows, split, functools.partial(resize, size=size), mine))
         read = batches.to_iter_dataset(_read_options())
         if self._workers:
             _parse_flags()
@@ -69,12 +72,10 @@ class HostPipeline:
         import grain
 
         source, count, size = self._dataset.split(split), self._eval_batch, self._dataset.image_shape[:2]
-        positions = grain.MapDataset.source(range(len(source))).batch(count)
         fit = functools.partial(centre_crop if _differ(source) else resize, size=size)
-        for batch in positions.map(functools.partial(_read, source, fit)).to_iter_dataset(_read_options()):
-            filled = len(batch["label"])
-            whole = {k: np.concatenate([v, np.repeat(v[-1:], count - filled, axis=0)]) for k, v in batch.items()}
-            yield whole | {"mask": (np.arange(count) < filled).astype(np.float32)}
+        starts = grain.MapDataset.source(range(0, len(source), count))
+        read = functools.partial(_read_masked, source, fit, self._rows(count))
+        yield from starts.map(read).to_iter_dataset(_read_options())
 
 
 def read_examples(dataset: DataSet, split: str, positions: np.ndarray) -> dict[str, np.ndarray]:
@@ -90,10 +91,33 @@ def _read(split: Records | Subset, fit: Callable[..., np.ndarray], positions: np
     return {"image": np.stack([fit(example["image"]) for example in examples]), "label": labels}
 
 
-def _read_crops(
-    split: Records | Subset, size: tuple[int, int], positions: np.ndarray, rng: np.random.Generator
+def _read_rows(
+    split: Records | Subset, fit: Callable[..., np.ndarray], rows: np.ndarray, positions: np.ndarray
 ) -> dict[str, np.ndarray]:
-    return _read(split, functools.partial(random_resized_crop, size=size, rng=rng), positions)
+    return _read(split, fit, positions[rows])
+
+
+def _read_crops(
+    split: Records | Subset, size: tuple[int, int], rows: np.ndarray, positions: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Returns rows cut at random, each by the batch's seed and its place in the batch alone."""
+    seed = int(rng.integers(2**63))
+    examples = split.__getitems__(positions[rows])
+    images = [
+        random_resized_crop(example["image"], size, np.random.default_rng([seed, int(row)]))
+        for example, row in zip(examples, rows, strict=True)
+    ]
+    return {"image": np.stack(images), "label": np.array([example["label"] for example in examples], np.int32)}
+
+
+def _read_masked(
+    split: Records | Subset, fit: Callable[..., np.ndarray], rows: np.ndarray, start: int
+) -> dict[str, np.ndarray]:
+    """Returns rows of the batch that begins at `start`; past the end, the last example stands in and is masked."""
+    index = start + rows
+    positions, places = np.unique(np.minimum(index, len(split) - 1), return_inverse=True)
+    batch = _read(split, fit, positions)
+    return {k: v[places] for k, v in batch.items()} | {"mask": (index < len(split)).astype(np.float32)}
 
 
 def centre_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from auxjax.data.device import DevicePipeline
+from auxjax.data.device import DevicePipeline, Rows
 from auxjax.data.host import HostPipeline
 from auxjax.data.sets import DataSet
 from auxjax.errors import AuxjaxError
@@ -32,14 +32,19 @@ class Pipeline(Protocol):
         """Returns a whole split once, in order; the last batch is filled up and masked, so that all have one shape."""
 
 
-def open_pipeline(dataset: DataSet, config: Mapping[str, Any], seed: int, num_devices: int = 1) -> Pipeline:
+def open_pipeline(
+    dataset: DataSet, config: Mapping[str, Any], seed: int, num_devices: int = 1, rows: Rows | None = None
+) -> Pipeline:
     """Returns the pipeline that `config.data.cache` names; raises AuxjaxError where a batch is larger than the set.
 
-    Evaluation batches, which are filled up and masked anyway, are as large as the devices divide.
+    `rows(size)` are those of a batch of that size that this process handles, all of them where it is not given; what
+    each of them holds does not depend on which others there are. Evaluation batches, which are filled up and masked
+    anyway, are as large as the devices divide.
     """
     config = dict(config) | {"eval_batch_size": -(-config["eval_batch_size"] // num_devices) * num_devices}
     size, batch = len(dataset.split("train")), config["batch_size"]
     if batch > size:
         raise AuxjaxError(f"data.batch_size={batch}, and the training split of {dataset.name!r} has only {size}")
     # NumPy and Grain want seeds that are not negative, and Grain 32 bits; JAX takes any.
-    return (DevicePipeline if config["cache"] == "device" else HostPipeline)(dataset, config, seed % 2**32)
+    pipeline = DevicePipeline if config["cache"] == "device" else HostPipeline
+    return pipeline(dataset, config, seed % 2**32, rows or np.arange)
