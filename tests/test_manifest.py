@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from auxjax import checkpoint, manifest
+from experiments.recovery.damage import DAMAGES
 from tests import small
-from tests.damages import DAMAGES
 
 
 def step(folder: Path, sealed: bool = True) -> Path:

@@ -16,7 +16,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.export import export_run, load_folder
 from auxjax.population import outcome
 from auxjax.pretrained import read_tensors
-from tests.damages import DAMAGES, files
+from experiments.recovery.damage import DAMAGES, files
 from tests.digits_runs import config
 from tests.fuzz import mutations
 from tests.fuzz.mutations import fuzz, refused_or_read
