@@ -1,5 +1,5 @@
-# `make demo` trains with and without auxiliary heads and says whether they helped; `make test` runs the tests, and
-# `make study` those that take minutes each.
+# `make demo` trains with and without auxiliary heads and says whether they helped; `make test` runs the tests,
+# `make study` those that take minutes each, and `make torture` kills runs and damages checkpoints for hours.
 # Each first makes .venv, where it is missing or older than the files that say what is in it. PYTHON=python3.13 chooses
 # the Python. The stamp is written last: an environment without one was interrupted, and is made anew.
 
@@ -18,7 +18,7 @@ INTERPRETER := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)')
 CONSTRAINTS := constraints-$(if $(filter 3.11,$(VERSION)),3.11,3.13).txt
 STAMP := $(AUXJAX_VENV)/installed-$(VERSION)
 
-.PHONY: demo test study install
+.PHONY: demo test study torture install
 
 demo: $(STAMP)
 	$(AUXJAX_VENV)/bin/python experiments/demo.py --workdir=runs/demo
@@ -28,6 +28,11 @@ test: $(STAMP)
 
 study: $(STAMP)
 	$(AUXJAX_VENV)/bin/python -m pytest -m slow_study $(PYTEST_FLAGS)
+
+# About an hour each on two cores: kills, terminations and damages at random moments.
+torture: $(STAMP)
+	$(AUXJAX_VENV)/bin/python experiments/torture.py --workdir=runs/torture
+	$(AUXJAX_VENV)/bin/python experiments/torture.py --workdir=runs/torture_two --processes=2 --damages=0
 
 install: $(STAMP)
 
