@@ -36,7 +36,7 @@ def note(config: ConfigDict, folder: Path | None, error: NotFiniteError) -> None
         raise error
     noted = _read(folder)
     if len(noted) == MOST:
-        raise NotFiniteError(f"{error} ({MOST} rollbacks, each to half the learning rate, did not help)", error.step)
+        raise NotFiniteError(f"{error} (rolled back {MOST} times, each to half the learning rate)", error.step)
     rate = config.optimizer.learning_rate * FACTOR ** (len(noted) + 1)
     if processes.is_writer():
         write_json(folder / FILE, [*noted, {"step": error.step, "cause": str(error), "learning_rate": rate}])
