@@ -19,9 +19,9 @@ from auxjax import ablation_file, data, processes, report, run, workers
 from auxjax import arms as arms_of
 from auxjax import config as configs
 from auxjax.arms import Arm
-from auxjax.checkpoint import check_workdir
 from auxjax.errors import AuxjaxError
 from auxjax.population import Outcome, outcome, plan
+from auxjax.storage import local_folder
 from auxjax.sweep import LEARNING_RATE
 from auxjax.untrusted import read_json
 
@@ -84,7 +84,7 @@ def ablate(
     processes.alone("an ablation")
     config, combinations = tuned(config, combinations, learning_rates)
     arms = arms_of.make(config, combinations, seeds)
-    folder = check_workdir(workdir)
+    folder = local_folder(workdir)
     members = [Member(a.name, c, folder / "runs" / r) for a in arms for c, r in zip(a.configs, a.runs, strict=True)]
     groups = [[members[i] for i in group.members] for group in plan([m.config for m in members])]
     if only is not None and not 1 <= only <= len(groups):

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from auxjax import config as configs
 from auxjax.arms import Arm, is_bare
-from auxjax.checkpoint import write_json
 from auxjax.errors import AuxjaxError
+from auxjax.storage import write_json
 from auxjax.untrusted import read_json
 
 METRIC = "accuracy/main"

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,25 +14,11 @@ from auxjax.errors import AuxjaxError
 from auxjax.recovery import find_whole, recover
 from auxjax.saving import Manager, not_written
 from auxjax.step import TrainState
+from auxjax.storage import Folder
 from auxjax.stored import check_stored, read_stored, refusing
 
 
-def check_workdir(workdir: str | os.PathLike[str]) -> Path:
-    """Returns the absolute path of a folder that can be written, made if need be; raises AuxjaxError if it cannot."""
-    path = Path(os.path.abspath(os.path.expanduser(workdir)))
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write_test_{uuid.uuid4().hex}"  # processes of several hosts may look at once
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise AuxjaxError(
-            f"workdir {str(path)!r} cannot be written: {error.strerror}; give --workdir a folder of your own"
-        ) from None
-    return path
-
-
-def open_manager(workdir: Path, keep_last: int = 2, keep_best: int = 1) -> Manager:
+def open_manager(workdir: Folder, keep_last: int = 2, keep_best: int = 1) -> Manager:
     """Returns the manager of `workdir/checkpoints`, for the run that trains there: only whole steps are left in it.
 
     It keeps the last and the best steps by main's evaluation. What was damaged is first moved to `workdir/damaged`.
@@ -85,7 +67,7 @@ def restore(manager: Manager, state: TrainState) -> tuple[TrainState, dict[str, 
     step = manager.latest_step()
     if step is None:
         return None
-    directory = Path(manager.directory) / str(step)
+    directory = manager.directory / str(step)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_tree(state))
     check_stored(directory / "state", abstract, _of_another_model(directory / "state"))
     items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
@@ -94,7 +76,7 @@ def restore(manager: Manager, state: TrainState) -> tuple[TrainState, dict[str, 
     return _rebuilt(state, restored["state"]), dict(restored["position"])
 
 
-def restore_state(workdir: Path, state: TrainState, step: int | str = "last") -> TrainState:
+def restore_state(workdir: Folder, state: TrainState, step: int | str = "last") -> TrainState:
     """Returns a run's saved state, laid out like `state`; a training may be going on in the folder.
 
     `step` is "last", "best" or a number. Raises AuxjaxError for a step that was not kept or is damaged, and, naming the
@@ -104,7 +86,7 @@ def restore_state(workdir: Path, state: TrainState, step: int | str = "last") ->
     return _rebuilt(state, _read(directory, as_tree(state)))
 
 
-def restore_inference(workdir: Path, bare: Any, step: int | str = "last") -> Any:
+def restore_inference(workdir: Folder, bare: Any, step: int | str = "last") -> Any:
     """Returns the stripped variables of one step ("last", "best" or a number), in `bare`, the model's own shapes.
 
     Raises AuxjaxError where there is no checkpoint, no such step, or an array that the bare model does not have.
@@ -112,7 +94,7 @@ def restore_inference(workdir: Path, bare: Any, step: int | str = "last") -> Any
     return _read(workdir / "checkpoints" / str(find_step(workdir, step)) / "inference", _on_one_device(bare))
 
 
-def restore_variables(workdir: Path, halves: Any, step: int | str = "last", *, ema: bool = False) -> dict[str, Any]:
+def restore_variables(workdir: Folder, halves: Any, step: int | str = "last", *, ema: bool = False) -> dict[str, Any]:
     """Returns a step's variables with both halves, laid out like `halves`; no optimizer state is read.
 
     The parameters are the averaged ones where the run has them (`ema`), as `TrainState.variables` gives them. Raises
@@ -125,34 +107,18 @@ def restore_variables(workdir: Path, halves: Any, step: int | str = "last", *, e
     return {"params": read[params], **read["statistics"]}
 
 
-def find_step(workdir: Path, step: int | str = "last") -> int:
+def find_step(workdir: Folder, step: int | str = "last") -> int:
     """Returns the number of a whole step ("last", "best" or a number); raises AuxjaxError where there is none."""
     if not (workdir / "checkpoints").is_dir():
         raise AuxjaxError(f"no checkpoint in {workdir}: train with --workdir={workdir} first")
     return int(_agreed(lambda: find_whole(workdir, step)))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _read(directory: Path, expected: Any, *, partial: bool = False) -> Any:
+def _read(directory: Folder, expected: Any, *, partial: bool = False) -> Any:
     return read_stored(directory, expected, _of_another_model(directory), partial=partial)
 
 
-def _of_another_model(item: Path) -> str:
+def _of_another_model(item: Folder) -> str:
     return f"{item.parent.parent} has a checkpoint of another model"
 
 

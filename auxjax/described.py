@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -16,19 +15,20 @@ from auxjax import run
 from auxjax.check import finalize
 from auxjax.errors import AuxjaxError
 from auxjax.manifest import shown
+from auxjax.storage import Folder, PathLike, place
 
 # Far beyond any network that was trained, and small enough that a description of nonsense is refused in seconds.
 _LARGEST_FIELD = 2**20
 _MOST_CALLS = 10_000
 
 
-def read(workdir: str | Path, *sections: str) -> tuple[Path, Any, dict[str, Any]]:
+def read(workdir: PathLike, *sections: str) -> tuple[Folder, Any, dict[str, Any]]:
     """Returns (folder, config, dataset) of a run, of whose config `sections` are checked and complete.
 
     Only those, since a run of another version may have keys that this one has not; keys that it lacks get their
     defaults. Raises AuxjaxError where there is no run, and for what is no config: types, names and sizes.
     """
-    folder = Path(workdir).expanduser().absolute()
+    folder = place(workdir)
     given, dataset = configs.plain(run.read_config(folder)), run.read_dataset(folder)
     full = configs.base().to_dict()
     for section in sections:
@@ -46,7 +46,7 @@ def read(workdir: str | Path, *sections: str) -> tuple[Path, Any, dict[str, Any]
 
 
 @contextlib.contextmanager
-def building(folder: Path) -> Iterator[None]:
+def building(folder: Folder) -> Iterator[None]:
     """Makes one line of whatever building from a description raises, and ends what would never end."""
     calls = 0
 

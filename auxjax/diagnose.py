@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from auxjax import batches, build, checkpoint, data, metrics, parallel, run
+from auxjax import batches, build, checkpoint, data, metrics, parallel, run, storage
 from auxjax.data.host import read_examples
 from auxjax.diagnostics.recording import FILE
 from auxjax.diagnostics.registry import DIAGNOSTICS
 from auxjax.errors import AuxjaxError, unknown
 from auxjax.state import Batch, TrainState
+from auxjax.storage import PathLike
 
 
 def diagnose(
-    workdir: str | Path, names: Sequence[str], *, step: int | str = "last", examples: int = 0, split: str = "train"
+    workdir: PathLike, names: Sequence[str], *, step: int | str = "last", examples: int = 0, split: str = "train"
 ) -> list[dict[str, Any]]:
     """Returns the records of diagnostics of a run, and appends them to its `diagnostics.jsonl`.
 
@@ -31,7 +31,7 @@ def diagnose(
     for name in names:
         if name not in DIAGNOSTICS:
             raise unknown("diagnostic", name, DIAGNOSTICS)
-    folder = Path(workdir).expanduser().absolute()
+    folder = storage.place(workdir)
     state, setup, config = load_state(folder, step)
     batch = draw(setup, config, split, examples or config.data.batch_size)
     common = {"step": int(state.step), "split": split, "examples": len(batch["label"])}
@@ -47,7 +47,7 @@ def diagnose(
     return records
 
 
-def load_state(folder: Path, step: int | str = "last") -> tuple[TrainState, build.Setup, Any]:
+def load_state(folder: storage.Folder, step: int | str = "last") -> tuple[TrainState, build.Setup, Any]:
     """Returns a run's whole state at a step on one device, its optimizer's and its weighting's too; the setup; config.
 
     Step 0 is the state before the first step. Raises AuxjaxError as `diagnose` does.

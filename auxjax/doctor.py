@@ -108,7 +108,7 @@ def memory(meminfo: str, limit: str) -> tuple[float, float]:
 
 
 def folder(name: str, path: str) -> Check:
-    """Finds whether a folder can be written, and what is free there; a bucket is only looked at from afar."""
+    """Finds whether a folder can be written, and what is free there, on a disk."""
     if "://" in path:
         return bucket(name, path)
     place = Path(path).expanduser().absolute()
@@ -124,14 +124,15 @@ def folder(name: str, path: str) -> Check:
 
 
 def bucket(name: str, path: str) -> Check:
-    """Finds whether the package that reads a bucket is there."""
-    scheme = path.partition("://")[0]
-    package = {"gs": "gcsfs", "s3": "s3fs"}.get(scheme)
-    if package is None:
-        return Check(name, path, f"{scheme}:// is no kind of folder that is known: give a local one or gs://")
-    if _version(package) is None:
-        return Check(name, path, f"{package} is missing: pip install {package}")
-    return Check(name, f"{path}, through {package} {_version(package)}; not tried")
+    """Finds whether a folder in a bucket can be written, which it tries."""
+    from auxjax import storage
+    from auxjax.errors import AuxjaxError
+
+    try:
+        storage.folder(path)
+    except AuxjaxError as error:
+        return Check(name, path, str(error))
+    return Check(name, f"{path}, writable, through gcsfs {_version('gcsfs')}")
 
 
 def packages() -> list[Check]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -15,6 +12,7 @@ import jax.numpy as jnp
 
 from auxjax.errors import AuxjaxError, missing_extra
 from auxjax.losses import mask_of, resized
+from auxjax.storage import Folder, Lines, is_remote, read_text, write_text
 from auxjax.untrusted import parse
 
 
@@ -56,31 +54,28 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """Appends one JSON object a line, flushed at once, so that a killed run leaves every record it made."""
+    """Appends one JSON object a line; a killed run leaves every record on a disk, in a bucket those before a flush."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("a")
+    def __init__(self, path: Folder) -> None:
+        self._lines = Lines(path)
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes `{"step": step, **scalars}`; raises OSError where that cannot be, or would be into a removed file."""
-        if not os.fstat(self._file.fileno()).st_nlink:
-            raise FileNotFoundError(errno.ENOENT, "removed while the run was writing it", str(self._path))
-        self._file.write(json.dumps({"step": step, **scalars}, default=float) + "\n")
-        self._file.flush()
+        self._lines.append(json.dumps({"step": step, **scalars}, default=float) + "\n")
 
     def flush(self) -> None:
-        """Hands what was written to the disk."""
-        os.fsync(self._file.fileno())
+        """Hands what was written to the disk or the bucket."""
+        self._lines.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._lines.close()
 
 
 class TensorBoard:
     """TensorBoard event files through tensorboardX, which needs no TensorFlow."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         try:
             import tensorboardX
         except ImportError:
@@ -104,7 +99,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A W&B run; WANDB_MODE=offline keeps it on this machine."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Folder, config: Mapping[str, Any]) -> None:
         try:
             import wandb
         except ImportError:
@@ -113,8 +108,9 @@ class WeightsAndBiases:
         identity = folder / "wandb_id"
         if not identity.exists() or not identity.read_text():
             identity.write_text(uuid.uuid4().hex)
+        here = None if is_remote(folder) else str(folder)  # W&B's own files stay on this machine.
         self._run = wandb.init(
-            dir=str(folder), name=folder.name, config=dict(config), resume="allow", id=identity.read_text()
+            dir=here, name=folder.name, config=dict(config), resume="allow", id=identity.read_text()
         )
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
@@ -151,7 +147,7 @@ class MultiWriter:
             writer.close()
 
 
-def open_writers(folder: Path, config: Any) -> MultiWriter:
+def open_writers(folder: Folder, config: Any) -> MultiWriter:
     """Returns the writers that `config.writers` asks for, JSON lines always; raises AuxjaxError for a missing extra."""
     writers: list[Writer] = []
     if config.writers.tensorboard:
@@ -161,10 +157,10 @@ def open_writers(folder: Path, config: Any) -> MultiWriter:
     return MultiWriter([JsonLines(folder / "metrics.jsonl"), *writers])
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Folder) -> list[dict[str, Any]]:
     """Returns the records of a metrics file; a last line cut short by a crash is left out."""
     records = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             record = parse(line)
@@ -177,18 +173,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def truncate_after(path: Path, step: int) -> None:
+def truncate_after(path: Folder, step: int) -> None:
     """Drops the records past `step`, which a resumed run writes anew; the file is replaced whole or not at all."""
     if not path.exists():
         return
     kept = [record for record in read(path) if record["step"] <= step]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:

@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import tqdm.auto
 
 from auxjax import metrics, processes
 from auxjax.errors import NotFiniteError
+from auxjax.storage import Folder
 
 logger = logging.getLogger("auxjax")
 
@@ -24,7 +24,7 @@ SKIPPED = 10
 class Recorder:
     """Writes a record every `log_every` steps and after each evaluation; reads a step's metrics when the next runs."""
 
-    def __init__(self, config: Any, folder: Path | None, total_steps: int, log_every: int, progress: bool) -> None:
+    def __init__(self, config: Any, folder: Folder | None, total_steps: int, log_every: int, progress: bool) -> None:
         self.history: list[dict[str, Any]] = []
         self._total, self._every = total_steps, log_every
         self._pending: tuple[int, Mapping[str, Any]] | None = None
@@ -93,7 +93,7 @@ class Recorder:
         self._write("train", step, scalars | {"steps_per_second": rate})
 
     def check(self) -> None:
-        """Puts all records on the disk; raises NotFiniteError unless the last step is finite and so can be saved."""
+        """Hands over all records; raises NotFiniteError unless the last step is finite and so can be saved."""
         self.flush()
         unchecked = None if self._skips else self._latest
         if unchecked is not None and (error := not_finite(unchecked[0], _scalars(unchecked[1]))):
@@ -108,6 +108,8 @@ class Recorder:
         if self._progress:
             logger.info("step %d of %d: %s %s", step, self._total, split, shown)
         self._write(split, step, dict(scores))
+        if self._writer is not None:
+            self._writer.flush()
         self._clock = (step, time.perf_counter())
 
     def _last_train_record(self) -> Mapping[str, Any]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
-from pathlib import Path
 
 from auxjax import manifest
 from auxjax.errors import AuxjaxError
+from auxjax.storage import Folder, children, is_file, is_folder, is_remote, move, remove_tree, size
 
 logger = logging.getLogger("auxjax")
 
 DELETED = "deleted"  # where steps go that are let go, until they are deleted
-UNFINISHED = ".orbax-checkpoint-tmp"  # what the name of a step ends with until it is committed
+UNFINISHED = ".orbax-checkpoint-tmp"  # what the name of a step ends with until it is committed, on a disk
+COMMITTED = "commit_success.txt"  # what a step in a bucket, where no name can be changed at once, has from then on
 _LARGEST_RECORD = 2**20  # bytes of a small JSON file
 
 
-def recover(workdir: Path) -> list[int]:
+def recover(workdir: Folder) -> list[int]:
     """Returns the steps of a run's folder that are whole, in order; what is damaged is moved to `damaged/` and logged.
 
     What an interrupted run left half written, or half deleted, is deleted: training makes it again, bit for bit.
@@ -29,7 +29,7 @@ def recover(workdir: Path) -> list[int]:
         return []
     _clear(directory)
     whole, damaged = [], False
-    for path in sorted((path for path in directory.iterdir() if path.name[:1].isdigit()), key=_order):
+    for path in sorted((path for path in children(directory) if path.name[:1].isdigit()), key=_order):
         reason = manifest.verify(path)
         if reason is None:
             _seal(path)
@@ -43,7 +43,7 @@ def recover(workdir: Path) -> list[int]:
     return whole
 
 
-def find_whole(workdir: Path, step: int | str = "last") -> int:
+def find_whole(workdir: Folder, step: int | str = "last") -> int:
     """Returns the number of a step whose files are whole; nothing is written, moved or deleted.
 
     "last" and "best" are the newest and the best of those that are whole, with a warning for each that was passed over.
@@ -70,24 +70,30 @@ def find_whole(workdir: Path, step: int | str = "last") -> int:
     raise AuxjaxError(f"no whole checkpoint in {directory} ({'; '.join(reasons)}): train again with this workdir")
 
 
-def steps(directory: Path) -> list[int]:
+def steps(directory: Folder) -> list[int]:
     """Returns the numbers of the steps in a folder of checkpoints, in order, whole or not."""
     if not directory.is_dir():
         return []
-    names = [path.name for path in directory.iterdir() if path.name.isascii() and path.name.isdigit()]
-    return sorted(int(name) for name in names if len(name) < 20 and name == str(int(name)))
+    names = [path.name for path in children(directory) if path.name.isascii() and path.name.isdigit()]
+    numbers = sorted(int(name) for name in names if len(name) < 20 and name == str(int(name)))
+    return [number for number in numbers if is_committed(directory / str(number))]
 
 
-def newest(directory: Path) -> int | None:
+def is_committed(step: Folder) -> bool:
+    """Returns whether a step is not being written or deleted: on a disk its name tells, in a bucket its last object."""
+    return not is_remote(step) or is_file(step / COMMITTED)
+
+
+def newest(directory: Folder) -> int | None:
     """Returns the newest step whose files are whole; None where there is none."""
     return next((n for n in reversed(steps(directory)) if manifest.verify(directory / str(n)) is None), None)
 
 
-def _score(step: Path) -> float:
+def _score(step: Folder) -> float:
     """Returns main's evaluation at a step; minus infinity where it was not evaluated, or that cannot be read."""
     path = step / "metrics" / "metrics"
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST_RECORD:
+        if not is_file(path) or size(path) > _LARGEST_RECORD:
             return -math.inf
         value = json.loads(path.read_text())["score"]
         return float(value) if isinstance(value, int | float) and not math.isnan(value) else -math.inf
@@ -95,30 +101,29 @@ def _score(step: Path) -> float:
         return -math.inf
 
 
-def _seal(step: Path) -> None:
+def _seal(step: Folder) -> None:
     """Seals a whole step whose run was killed as it was; the commit's record, which nothing covers, is not kept."""
     if not manifest.is_sealed(step):
         (step / manifest.MARKERS[0]).unlink(missing_ok=True)
         manifest.seal(step, int(step.name))
 
 
-def _clear(directory: Path) -> None:
-    shutil.rmtree(directory / DELETED, ignore_errors=True)
-    for path in directory.iterdir():
-        if UNFINISHED in path.name and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+def _clear(directory: Folder) -> None:
+    remove_tree(directory / DELETED)
+    for path in children(directory):
+        if (UNFINISHED in path.name and is_folder(path)) or (path.name.isdigit() and not is_committed(path)):
+            remove_tree(path)
         elif path.name.startswith(".") and manifest.NAME in path.name:
             path.unlink()
 
 
-def _set_aside(path: Path, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
+def _set_aside(path: Folder, folder: Folder) -> Folder:
     number = 1
-    while (target := folder / f"{path.name}-{number}").exists() or target.is_symlink():
+    while (target := folder / f"{path.name}-{number}").exists():
         number += 1
-    shutil.move(path, target)
+    move(path, target)
     return target
 
 
-def _order(path: Path) -> tuple[int, str]:
+def _order(path: Folder) -> tuple[int, str]:
     return len(path.name), path.name

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from auxjax import processes
-from auxjax.checkpoint import write_json
 from auxjax.errors import AuxjaxError, NotFiniteError
+from auxjax.storage import Folder, read_text, write_json
 from auxjax.untrusted import parse
 
 logger = logging.getLogger("auxjax")
@@ -20,7 +19,7 @@ FILE = "rollbacks.json"
 FACTOR, MOST = 0.5, 5
 
 
-def lowered(config: ConfigDict, folder: Path | None) -> ConfigDict:
+def lowered(config: ConfigDict, folder: Folder | None) -> ConfigDict:
     """Returns the config at the learning rate that the rollbacks noted in the run's folder have left."""
     count = 0 if folder is None else len(_read(folder))
     if not count:
@@ -30,7 +29,7 @@ def lowered(config: ConfigDict, folder: Path | None) -> ConfigDict:
     return changed.lock()
 
 
-def note(config: ConfigDict, folder: Path | None, error: NotFiniteError) -> None:
+def note(config: ConfigDict, folder: Folder | None, error: NotFiniteError) -> None:
     """Notes in the run's folder that it rolls back from `error`, which is raised where the run may not."""
     if config.train.non_finite != "rollback" or folder is None:
         raise error
@@ -43,16 +42,16 @@ def note(config: ConfigDict, folder: Path | None, error: NotFiniteError) -> None
     logger.warning("%s: rolling back, and on with optimizer.learning_rate=%g", str(error).partition(":")[0], rate)
 
 
-def _read(folder: Path) -> list[dict[str, Any]]:
+def _read(folder: Folder) -> list[dict[str, Any]]:
     return list(processes.agree(_read_here(folder) if processes.is_writer() else []))
 
 
-def _read_here(folder: Path) -> list[dict[str, Any]]:
+def _read_here(folder: Folder) -> list[dict[str, Any]]:
     path = folder / FILE
     if not path.exists():
         return []
     try:
-        noted = parse(path.read_text())
+        noted = parse(read_text(path))
         if isinstance(noted, list):
             return noted
         raise ValueError

@@ -7,16 +7,15 @@ import platform
 import sys
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from auxjax import config as configs
-from auxjax import processes
-from auxjax.checkpoint import check_workdir, write_json, write_text
+from auxjax import processes, storage
 from auxjax.data import DataSet
 from auxjax.errors import AuxjaxError
+from auxjax.storage import Folder, PathLike, write_json, write_text
 from auxjax.untrusted import read_json
 
 _PACKAGES = (
@@ -35,12 +34,12 @@ _PACKAGES = (
 _SHARED_SECONDS = 5.0
 
 
-def check_folder(config: Any, workdir: str | Path) -> Path:
+def check_folder(config: Any, workdir: PathLike) -> Folder:
     """Returns the run's folder, which can be written and is new or of the same config; nothing is written yet.
 
     Raises AuxjaxError for a folder of another config, naming the difference.
     """
-    folder = check_workdir(workdir)
+    folder = storage.folder(workdir)
     if (folder / "config.json").exists():
         difference = configs.difference(read_config(folder), config)
         if difference:
@@ -50,14 +49,14 @@ def check_folder(config: Any, workdir: str | Path) -> Path:
     return folder
 
 
-def shared_folder(config: Any, workdir: str | Path) -> Path:
+def shared_folder(config: Any, workdir: PathLike) -> Folder:
     """Returns what `check_folder` does, in every process; raises AuxjaxError where it is not the same folder in all."""
     folder = processes.together(lambda: check_folder(config, workdir))
     if processes.count() == 1:
         return folder
     probe = folder / f".shared_test_{processes.agree(uuid.uuid4().hex)}"
     if processes.is_writer():
-        probe.touch()
+        storage.write_text(probe, "")
     processes.barrier("probe is there")
     deadline = time.monotonic() + _SHARED_SECONDS
     while not (found := probe.exists()) and time.monotonic() < deadline:
@@ -81,7 +80,7 @@ def check_same(config: Any) -> None:
             raise AuxjaxError(f"this process has another config than process 0: {difference}; start all alike")
 
 
-def describe(folder: Path, config: Any, dataset: DataSet) -> None:
+def describe(folder: Folder, config: Any, dataset: DataSet) -> None:
     """Writes what runs: config, overrides, versions, and what inference must know of the data."""
     write_text(folder / "config.json", configs.to_json(config))
     write_json(folder / "overrides.json", overrides(config))
@@ -89,12 +88,12 @@ def describe(folder: Path, config: Any, dataset: DataSet) -> None:
     write_json(folder / "dataset.json", {key: value for key, value in dataset._asdict().items() if key != "splits"})
 
 
-def read_config(folder: Path) -> Any:
+def read_config(folder: Folder) -> Any:
     """Returns the resolved config of a run's folder; raises AuxjaxError where there is none."""
-    path = Path(folder) / "config.json"
+    path = folder / "config.json"
     if not path.exists():
         raise AuxjaxError(f"no run in {folder}: there is no config.json; train with --workdir={folder} first")
-    return configs.from_json(path.read_text(encoding="utf-8", errors="replace"))
+    return configs.from_json(storage.read_text(path))
 
 
 def overrides(config: Any) -> dict[str, Any]:
@@ -117,7 +116,7 @@ def versions() -> dict[str, Any]:
     } | installed
 
 
-def read_dataset(folder: Path) -> dict[str, Any]:
+def read_dataset(folder: Folder) -> dict[str, Any]:
     """Returns what `describe` wrote; raises AuxjaxError where it is missing, or has no sizes of images and classes."""
     path = folder / "dataset.json"
     if not path.exists():

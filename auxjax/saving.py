@@ -9,9 +9,7 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,19 +18,20 @@ from orbax.checkpoint import checkpoint_managers
 
 from auxjax import manifest
 from auxjax.errors import AuxjaxError
-from auxjax.recovery import DELETED, UNFINISHED, newest
+from auxjax.recovery import COMMITTED, DELETED, UNFINISHED, newest
+from auxjax.storage import Folder, is_remote, remove_tree
 
 
 class Manager(ocp.CheckpointManager):
     """Orbax's manager of a folder's checkpoints, which keeps the last and the best steps by main's evaluation."""
 
-    def __init__(self, directory: Path, keep_last: int, keep_best: int, handlers: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Folder, keep_last: int, keep_best: int, handlers: Mapping[str, Any]) -> None:
         policies = checkpoint_managers
         keep = policies.AnyPreservationPolicy([
             policies.LatestN(n=keep_last),
             policies.BestN(get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False),
         ])  # fmt: skip
-        self._writing = 0
+        self._folder, self._writing = directory, 0
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             best_fn=score,
@@ -44,14 +43,14 @@ class Manager(ocp.CheckpointManager):
 
     def save_items(self, step: int, items: Any, metrics: Mapping[str, float] | None) -> None:
         """Saves a step in the background; raises AuxjaxError where this save cannot begin, or the one before failed."""
-        if not self.directory.exists():
+        if not is_remote(self._folder) and not self._folder.exists():
             raise AuxjaxError(f"{self.directory} is gone: the run cannot go on without its workdir; run it again")
         try:
             self.wait_until_finished()
             self._writing = step
             done = self.save(step, args=items, metrics=metrics, force=True)
         except Exception as error:
-            raise not_written(Path(self.directory), error) from error
+            raise not_written(self._folder, error) from error
         if not done:
             raise AuxjaxError(f"checkpoint of step {step} was not saved: {self.directory} already has a later one")
 
@@ -60,22 +59,27 @@ class Manager(ocp.CheckpointManager):
         try:
             super().close()
         except Exception as error:
-            raise not_written(Path(self.directory), error) from error
+            raise not_written(self._folder, error) from error
 
     def _sum(self) -> None:
         """Writes the manifest of the step that is about to be committed; Orbax calls it in its first process only."""
-        for directory in Path(self.directory).glob(f"{self._writing}{UNFINISHED}*"):
+        named = [self._folder / str(self._writing)]  # In a bucket a step has its final name from the first.
+        for directory in named if is_remote(self._folder) else self._folder.glob(f"{self._writing}{UNFINISHED}*"):
             manifest.write(directory, self._writing, sealed=False)
 
     def _finalize(self, step: int, steps_to_remove: list[int]) -> None:
+        # Orbax renames a step before it deletes it, but in a bucket: there it is no step without its last object.
+        if jax.process_index() == 0 and is_remote(self._folder):
+            for number in steps_to_remove:
+                (self._folder / str(number) / COMMITTED).unlink(missing_ok=True)
         super()._finalize(step, steps_to_remove)
         if jax.process_index() == 0:
-            manifest.seal(Path(self.directory) / str(step), step)
-            shutil.rmtree(Path(self.directory) / DELETED, ignore_errors=True)
+            manifest.seal(self._folder / str(step), step)
+            remove_tree(self._folder / DELETED)
 
 
 @contextlib.contextmanager
-def writing(workdir: Path | None) -> Iterator[None]:
+def writing(workdir: Folder | None) -> Iterator[None]:
     """Makes one line of a disk that is full, read-only or gone, with what is left and what to do."""
     try:
         yield
@@ -88,7 +92,7 @@ def writing(workdir: Path | None) -> Iterator[None]:
         ) from error
 
 
-def not_written(directory: Path, error: Exception) -> AuxjaxError:
+def not_written(directory: Folder, error: Exception) -> AuxjaxError:
     """Returns the one line for a checkpoint that could not be written: why, what is left, and what to do."""
     if isinstance(error, AuxjaxError):
         return error
@@ -107,7 +111,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {manifest.shown(said)}" if said else type(error).__name__
 
 
-def _left(directory: Path) -> str:
+def _left(directory: Folder) -> str:
     try:
         step = newest(directory)
     except OSError:

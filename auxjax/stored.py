@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import tensorstore
 from auxjax.errors import AuxjaxError
 from auxjax.manifest import shown
 from auxjax.proof import check_paths, paths
+from auxjax.storage import Folder, key_value_store, size
 from auxjax.untrusted import parse
 
 _LARGEST = 64 * 2**20  # bytes of an item's metadata
@@ -22,7 +22,7 @@ _LARGEST_ARRAY = 2**16  # bytes of one array's metadata
 _EMPTY = ("Dict", "List", "Tuple", "NamedTuple", "None")
 
 
-def check_stored(directory: Path, expected: Any, wrong: str, *, partial: bool = False) -> None:
+def check_stored(directory: Folder, expected: Any, wrong: str, *, partial: bool = False) -> None:
     """Raises AuxjaxError, opening with `wrong`, unless an item has exactly the arrays of `expected`, a tree of them.
 
     With `partial`, only the entries of the item's top level that `expected` has are looked at. Each array must be cut
@@ -35,7 +35,7 @@ def check_stored(directory: Path, expected: Any, wrong: str, *, partial: bool = 
     check_paths(_layouts(directory, found), wanted, wrong)
 
 
-def _arrays(directory: Path, only: set[str] | None) -> dict[str, str]:
+def _arrays(directory: Folder, only: set[str] | None) -> dict[str, str]:
     """Returns the name in storage of each array of an item by its path; raises AuxjaxError for what is no array."""
     metadata = _read_metadata(directory)
     if metadata.get("use_ocdbt") is not True or metadata.get("use_zarr3") not in (None, False):
@@ -54,10 +54,10 @@ def _arrays(directory: Path, only: set[str] | None) -> dict[str, str]:
     return found
 
 
-def _read_metadata(directory: Path) -> dict[str, Any]:
+def _read_metadata(directory: Folder) -> dict[str, Any]:
     path = directory / "_METADATA"
     try:
-        if path.stat().st_size > _LARGEST:
+        if size(path) > _LARGEST:
             raise AuxjaxError(f"{path} is too large")
         return _mapping(parse(path.read_text()), directory)
     except (OSError, ValueError) as error:
@@ -66,7 +66,7 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
         raise AuxjaxError(f"{path} cannot be read: it is missing or garbled") from None
 
 
-def read_stored(directory: Path, expected: Any, wrong: str, *, partial: bool = False) -> Any:
+def read_stored(directory: Folder, expected: Any, wrong: str, *, partial: bool = False) -> Any:
     """Returns an item's arrays laid out and placed like `expected`, which is compared with what is stored first.
 
     Orbax's own reader is not used: it reads more files than the arrays', and fails in other threads. Raises AuxjaxError
@@ -84,7 +84,7 @@ def read_stored(directory: Path, expected: Any, wrong: str, *, partial: bool = F
 
 
 @contextlib.contextmanager
-def refusing(directory: Path) -> Iterator[None]:
+def refusing(directory: Folder) -> Iterator[None]:
     """Makes one line of whatever a library raises for what it cannot take from a checkpoint."""
     try:
         yield
@@ -105,11 +105,11 @@ def _placed(array: np.ndarray, like: Any) -> jax.Array:
     return jax.device_put(array, like.sharding)
 
 
-def _store(directory: Path, path: str = "") -> dict[str, Any]:
-    return {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory}/"}, "path": path}
+def _store(directory: Folder, path: str = "") -> dict[str, Any]:
+    return {"driver": "ocdbt", "base": key_value_store(directory), "path": path}
 
 
-def _layouts(directory: Path, names: Mapping[str, str]) -> dict[str, str]:
+def _layouts(directory: Folder, names: Mapping[str, str]) -> dict[str, str]:
     """Returns `dtype[shape]` of stored arrays by path, from their names in storage; reads no array."""
     with refusing(directory):
         store = tensorstore.KvStore.open(_store(directory)).result()
@@ -140,13 +140,13 @@ def _data_of_key(x: Any) -> Any:
     return jax.ShapeDtypeStruct(stored.shape, stored.dtype)
 
 
-def _mapping(value: Any, directory: Path) -> dict[str, Any]:
+def _mapping(value: Any, directory: Folder) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise AuxjaxError(f"{directory / '_METADATA'} is garbled")
     return value
 
 
-def _keys(value: Any, directory: Path) -> list[str]:
+def _keys(value: Any, directory: Folder) -> list[str]:
     keys = [item.get("key") for item in value if isinstance(item, dict)] if isinstance(value, list) else []
     names = [key for key in keys if isinstance(key, str)]
     if not names or len(names) != len(keys) or not isinstance(value, list) or len(keys) != len(value):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from auxjax import build, checkpoint, described, parallel, preemption, processes, rollback, run, saving, stored
+from auxjax import build, checkpoint, described, parallel, preemption, processes, rollback, run, saving, storage, stored
 from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
@@ -24,6 +24,7 @@ from auxjax.preflight.keep import load_step
 from auxjax.proof import bare_shapes, prove_stripped
 from auxjax.record import Recorder
 from auxjax.step import TrainState
+from auxjax.storage import Folder, PathLike
 
 logger = logging.getLogger("auxjax")
 
@@ -37,7 +38,7 @@ class Result:
     """
 
     config: Any
-    workdir: Path | None
+    workdir: Folder | None
     state: TrainState
     history: list[dict[str, Any]]
     evaluation: dict[str, float]
@@ -50,7 +51,7 @@ class Result:
 
 
 def train(
-    config: Any, workdir: str | Path | None = None, *, progress: bool = True, compiled: str | Path | None = None
+    config: Any, workdir: PathLike | None = None, *, progress: bool = True, compiled: str | Path | None = None
 ) -> Result:
     """Trains what `config` describes and returns the Result; with `workdir`, saves it there and resumes what is there.
 
@@ -78,7 +79,7 @@ def train(
                 rollback.note(config, folder, error)
 
 
-def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compiled: str | Path | None) -> Result:
+def _train(config: Any, lowered: Any, folder: Folder | None, progress: bool, compiled: str | Path | None) -> Result:
     """Trains by `lowered`, which is `config` with the learning rate that the run has come to."""
     setup = processes.together(lambda: build.setup(lowered))
     progress = progress and processes.is_writer()
@@ -106,14 +107,14 @@ def _train(config: Any, lowered: Any, folder: Path | None, progress: bool, compi
         state, evaluation = _loop(setup, recorder, diagnostics, manager, preempted)
     if written is not None:
         with saving.writing(written):
-            checkpoint.write_json(written / "DONE", {"step": setup.total_steps, **evaluation})
+            storage.write_json(written / "DONE", {"step": setup.total_steps, **evaluation})
             (written / "FAILED").unlink(missing_ok=True)
     last = parallel.gather(setup.where, parallel.fetch_state(setup.where, state))
     processes.barrier("done")
     return Result(config, folder, last, recorder.history, evaluation, diagnostics.records)
 
 
-def evaluate(workdir: str | Path, split: str = "test", step: int | str = "last") -> dict[str, float]:
+def evaluate(workdir: PathLike, split: str = "test", step: int | str = "last") -> dict[str, float]:
     """Returns main's loss and accuracy over a whole split, from a run's stripped tree; no head is built.
 
     Raises AuxjaxError for a folder without a run, an unknown split and a step that was not kept.
@@ -122,7 +123,7 @@ def evaluate(workdir: str | Path, split: str = "test", step: int | str = "last")
     return build.evaluate_bare(config, *load(workdir, step)[1:], split)
 
 
-def load(workdir: str | Path, step: int | str = "last") -> tuple[Any, nn.Module, dict[str, Any]]:
+def load(workdir: PathLike, step: int | str = "last") -> tuple[Any, nn.Module, dict[str, Any]]:
     """Returns (config, model, variables) of a run for inference: `model.apply(variables, x, train=False)`.
 
     `step` is "last", "best" or a number. No head is built and no data set is read. Raises AuxjaxError where there is no
@@ -135,7 +136,7 @@ def load(workdir: str | Path, step: int | str = "last") -> tuple[Any, nn.Module,
     return config, model, checkpoint.restore_inference(folder, bare, step)
 
 
-def load_attached(workdir: str | Path, step: int | str = "last") -> tuple[Any, Attached, dict[str, Any]]:
+def load_attached(workdir: PathLike, step: int | str = "last") -> tuple[Any, Attached, dict[str, Any]]:
     """Returns (config, attached, variables) of a run with its heads: `attached.apply(variables, x, train=...)`.
 
     `step` and what is raised are as for `load`; the optimizer's state is not read.
@@ -176,6 +177,7 @@ def _loop(
         stopped = preempted(step)
         if manager is not None and (stopped or due(step, every["checkpoint"], total)):
             recorder.check()
+            diagnostics.flush()
             score = scores["accuracy/main"] if evaluated and scores else None
             _save(setup, manager, parallel.fetch_state(where, placed), score)
             if stopped:
@@ -196,7 +198,7 @@ def _resume(setup: build.Setup, manager: ocp.CheckpointManager) -> TrainState:
     if restored is None:
         return setup.state
     state, position = restored
-    with stored.refusing(Path(manager.directory)):
+    with stored.refusing(manager.directory):
         setup.pipeline.restore(position)
     logger.info("resuming at step %d of %d", int(state.step), setup.total_steps)
     return state

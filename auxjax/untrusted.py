@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from auxjax.errors import AuxjaxError
+from auxjax.storage import Folder, size
 
 _LARGEST = 16 * 2**20  # bytes of a file
 _DEEPEST = 32  # objects and lists in one another, far from where Python's own recursion ends
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
+def read_json(path: Folder, what: str) -> dict[str, Any]:
     """Returns a file's JSON object; raises AuxjaxError, telling to do `what`, where it is none."""
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST:
+        if not path.is_file() or size(path) > _LARGEST:
             raise ValueError
         value = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -28,10 +28,10 @@ def main() -> None:
     """Trains four arms on the embedded digits, then prints the table and says what was written where."""
     import tqdm.auto
 
-    from auxjax import checkpoint, report
+    from auxjax import report, storage
     from auxjax.compare import run_arm
 
-    start, workdir = time.perf_counter(), checkpoint.check_workdir(WORKDIR.value)
+    start, workdir = time.perf_counter(), storage.local_folder(WORKDIR.value)
     config_file = Path(__file__).parent.parent / "configs" / "demo.py"
     with tqdm.auto.tqdm(total=4 * SEEDS.value, unit="run", disable=None) as bar:
         groups = {

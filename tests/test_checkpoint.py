@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import auxjax
-from auxjax import checkpoint
+from auxjax import checkpoint, storage
 from auxjax.errors import AuxjaxError
 from auxjax.heads import Head, LinearProbe
 from auxjax.proof import bare_shapes
@@ -99,7 +99,7 @@ def test_a_relative_workdir_becomes_absolute_and_an_unwritable_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert checkpoint.check_workdir("runs/a") == tmp_path / "runs" / "a"
+    assert storage.folder("runs/a") == tmp_path / "runs" / "a"
     (tmp_path / "file").write_text("")
     with pytest.raises(AuxjaxError, match="cannot be written"):
-        checkpoint.check_workdir(tmp_path / "file" / "run")
+        storage.folder(tmp_path / "file" / "run")

@@ -19,10 +19,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module (a subpackage counts as one) imports from its own row and the rows above it, never from below.
 # Give a new module a row, as high as what it imports allows.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("_version", "errors"),
+    ("_version", "errors", "bucket"),
     (
         *("config", "data", "flops", "losses", "manifest", "metrics", "ops", "peers", "processes", "rendezvous"),
-        *("statistics", "untrusted", "weighting"),
+        *("statistics", "storage", "untrusted", "weighting"),
     ),
     ("heads", "layers", "models"),
     ("attach", "optimizer", "parallel", "proof", "pullbacks", "recovery", "taps", "trunk"),

@@ -6,7 +6,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from auxjax.config import due
 from auxjax.diagnostics import gradient_norm, similarity, variance
 from auxjax.diagnostics.by_loss import Names, names_of
 from auxjax.state import Batch, TrainState
+from auxjax.storage import Folder
 
 logger = logging.getLogger("auxjax")
 
@@ -54,7 +54,7 @@ class Diagnostics:
     Of a resumed run it keeps the records up to the step at which it goes on. Without `names` it does nothing.
     """
 
-    def __init__(self, config: Any, setup: build.Setup, folder: Path | None, progress: bool) -> None:
+    def __init__(self, config: Any, setup: build.Setup, folder: Folder | None, progress: bool) -> None:
         self.records: list[dict[str, Any]] = []
         spec = batches.batch_spec(config, setup.dataset)
         self._functions = {name: compiled(name, setup.where, spec) for name in config.diagnostics.names}
@@ -102,6 +102,11 @@ class Diagnostics:
         elapsed = time.perf_counter() - entered
         self._seconds += elapsed
         return elapsed
+
+    def flush(self) -> None:
+        """Hands all records to the disk or the bucket."""
+        if self._writer is not None:
+            self._writer.flush()
 
     def finish(self) -> None:
         """Logs what the diagnostics cost of the run, and of that what compiling them did."""

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from auxjax import checkpoint, metrics, run
+from auxjax import checkpoint, metrics, run, storage
 from auxjax.errors import AuxjaxError, missing_extra, unknown
 from auxjax.export.card import card
 from auxjax.export.folder import CARD, CONFIG, TENSORS, check_target, describe, new_folder
@@ -18,6 +18,7 @@ from auxjax.export.stablehlo import write_stablehlo
 from auxjax.export.state_dict import state_dict, write_torchvision
 from auxjax.export.tensors import write_tensors
 from auxjax.export.to_onnx import PACKAGES, check_onnx, write_onnx
+from auxjax.storage import PathLike
 from auxjax.train import load
 
 # By format, the extra that has its packages, and the packages.
@@ -30,7 +31,7 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def export_run(
-    workdir: str | Path, output: str | Path, formats: Collection[str], *, fold: bool = False, step: int | str = "last"
+    workdir: PathLike, output: str | Path, formats: Collection[str], *, fold: bool = False, step: int | str = "last"
 ) -> list[Path]:
     """Writes a run's stripped network into the folder `output` and returns its files, each shown to be the network.
 
@@ -39,10 +40,10 @@ def export_run(
     a folder of something else, a run or step that is not there, and a model that a format cannot take.
     """
     check_formats(formats)
-    target = Path(output).expanduser().absolute()
+    target = storage.local_place(output)
     check_target(target)
     config, model, variables = load(workdir, step)
-    folder = Path(workdir).expanduser().absolute()
+    folder = storage.place(workdir)
     dataset = run.read_dataset(folder)
     net = bare_network(model, variables, tuple(dataset["image_shape"]))
     if "onnx" in formats:
@@ -52,7 +53,7 @@ def export_run(
     program = fold_network(net) if fold else net
     description = describe(config, dataset)
     with new_folder(target) as temporary:
-        checkpoint.write_json(temporary / CONFIG, description)
+        storage.write_json(temporary / CONFIG, description)
         if "safetensors" in formats:
             write_tensors(temporary / TENSORS, net, {"config": json.dumps(description)})
         if "stablehlo" in formats:
@@ -91,7 +92,7 @@ def _overrides(config: Any) -> dict[str, Any]:
     return {key: Path(value).name if key == "pretrained.path" else value for key, value in given.items()}
 
 
-def _scores(folder: Path, step: int | str) -> dict[str, float]:
+def _scores(folder: storage.Folder, step: int | str) -> dict[str, float]:
     """Returns main's recorded evaluation at the step that is exported, by split; empty where there was none."""
     number = checkpoint.find_step(folder, step)
     records: list[dict[str, Any]] = metrics.read(folder / "metrics.jsonl")

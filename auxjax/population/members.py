@@ -57,7 +57,7 @@ class Member:
         restored = checkpoint.restore(self._manager, only_own(self.state, self.own))
         if restored is not None:
             self.state, position = merge_own(self.state, restored[0], self.own), restored[1]
-            with stored.refusing(Path(self._manager.directory)):
+            with stored.refusing(self._manager.directory):
                 self._pipeline.restore(position)
             self.step = int(self.state.step)
         path = self.folder / "metrics.jsonl"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from auxjax import metrics
-from auxjax.checkpoint import write_json
 from auxjax.errors import AuxjaxError
+from auxjax.storage import write_json
 from auxjax.untrusted import read_json
 
 Status = Literal["done", "diverged", "failed"]

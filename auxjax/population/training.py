@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from auxjax import data, preemption, run
 from auxjax.check import finalize
-from auxjax.checkpoint import write_text
 from auxjax.config import due
 from auxjax.errors import NotFiniteError, unknown
 from auxjax.population import outcome
@@ -25,6 +24,7 @@ from auxjax.population.members import Member
 from auxjax.population.outcome import Outcome
 from auxjax.population.plan import Group, plan
 from auxjax.population.program import Compiled, compiled, evaluation_inputs
+from auxjax.storage import local_place, write_text
 from auxjax.train import train
 
 _WAY = ".execution"
@@ -52,7 +52,7 @@ def train_members(
     if execution not in WAYS:
         raise unknown("execution", execution, WAYS)
     finished = [finalize(config) for config in configs]
-    places = [None] * len(finished) if folders is None else [None if f is None else Path(f).absolute() for f in folders]
+    places = [None] * len(finished) if folders is None else [None if f is None else local_place(f) for f in folders]
     outcomes: dict[int, Outcome] = {}
     for group in plan(finished):
         wanted = [i for i in range(len(group.members)) if only is None or group.members[i] in only]

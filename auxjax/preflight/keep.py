@@ -18,10 +18,10 @@ from typing import Any
 import jax
 
 from auxjax import config as configs
-from auxjax.checkpoint import check_workdir
 from auxjax.errors import AuxjaxError
 from auxjax.parallel import Layout
 from auxjax.preflight.steps import Step, step_of
+from auxjax.storage import local_folder, local_place
 
 _PACKAGES = ("auxjax", "jax", "jaxlib", "libtpu", "flax", "optax")
 
@@ -42,8 +42,8 @@ def keep(executable: Any, path: str | Path, about: dict[str, Any]) -> Path:
     """Writes a compiled step: one line of JSON, then its bytes."""
     from jax.experimental import serialize_executable
 
-    target = Path(path).expanduser().absolute()
-    check_workdir(target.parent)
+    target = local_place(path)
+    local_folder(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     payload = serialize_executable.serialize(executable)[0]
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

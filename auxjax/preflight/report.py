@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from auxjax.checkpoint import check_workdir
 from auxjax.preflight.collectives import totals
 from auxjax.preflight.run import Report, facts, verdict
+from auxjax.storage import local_folder
 
 NOTE = (
     "Times are estimates, not measurements: the slower of compute and memory at a chip's published peaks (the local "
@@ -83,7 +83,7 @@ def markdown(reports: Sequence[Report]) -> str:
 
 def save(reports: Sequence[Report], folder: str | Path) -> list[Path]:
     """Writes `preflight.json` and `preflight.md`."""
-    place = check_workdir(folder)
+    place = local_folder(folder)
     written = [place / "preflight.json", place / "preflight.md"]
     written[0].write_text(json.dumps([facts(report) for report in reports], indent=1) + "\n")
     written[1].write_text(markdown(reports))
