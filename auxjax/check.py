@@ -97,8 +97,10 @@ def _model(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _head(name: str, entry: Any) -> dict[str, Any]:
-    if name == "main" or not name or "/" in name:
-        raise AuxjaxError(f"a head cannot be named {name!r}: 'main' is the model's own output, '/' separates paths")
+    if name in ("main", "total", "gradient") or not name or "/" in name:
+        raise AuxjaxError(
+            f"a head cannot be named {name!r}: 'main', 'total' and 'gradient' name metrics, '/' separates paths"
+        )
     if not isinstance(entry, Mapping):
         raise AuxjaxError(f"heads.{name} is a section with at= and kind=, not {entry!r}")
     for key in ("at", "kind"):

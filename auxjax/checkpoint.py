@@ -111,7 +111,7 @@ def find_step(workdir: Folder, step: int | str = "last") -> int:
     """Returns the number of a whole step ("last", "best" or a number); raises AuxjaxError where there is none."""
     if not (workdir / "checkpoints").is_dir():
         raise AuxjaxError(f"no checkpoint in {workdir}: train with --workdir={workdir} first")
-    return int(_agreed(lambda: find_whole(workdir, step)))
+    return find_whole(workdir, step)
 
 
 def _read(directory: Folder, expected: Any, *, partial: bool = False) -> Any:
@@ -132,7 +132,7 @@ def _rebuilt(state: TrainState, tree: Mapping[str, Any]) -> TrainState:
 
 
 def _on_one_device(tree: Any) -> Any:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
 
 

@@ -21,10 +21,8 @@ from ml_collections import config_flags
 
 from auxjax import processes
 from auxjax.config import OPEN
-from auxjax.errors import AuxjaxError, unknown
+from auxjax.errors import TRY_AGAIN, AuxjaxError, TryAgainError, unknown
 from auxjax.preemption import Preempted
-
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def define_config() -> Any:
@@ -72,8 +70,8 @@ def run(
     """Parses the flags, of which `needs` must be given, runs `main` and exits: 0, or 2 after an error's one line.
 
     What is no flag is added to `arguments`, and is an error without them. With `several_processes`, those that were
-    started with this one meet first, where there are any. A run that SIGTERM stopped exits with 0 too, but with
-    TRY_AGAIN to a supervisor, which says by AUXJAX_SUPERVISED that it can tell one from a finished run.
+    started with this one meet first, where there are any. A run that SIGTERM stopped exits with 0 too. Under a
+    supervisor, which sets AUXJAX_SUPERVISED, it exits with TRY_AGAIN, and so does what raised TryAgainError.
     """
     command = shlex.join(["python", *sys.argv])
     try:
@@ -84,8 +82,9 @@ def run(
         sys.exit(main() or 0)
     except AuxjaxError as error:
         print(f"error: {error}", file=sys.stderr)
-        processes.fail(str(error), 2)
-        sys.exit(2)
+        code = TRY_AGAIN if isinstance(error, TryAgainError) and os.environ.get("AUXJAX_SUPERVISED") else 2
+        processes.fail(str(error), code)
+        sys.exit(code)
     except Preempted as stop:
         print(f"{stop}: the same command goes on from there: {command}", file=sys.stderr)
         sys.exit(TRY_AGAIN if os.environ.get("AUXJAX_SUPERVISED") else 0)

@@ -20,6 +20,7 @@ from auxjax.storage import Folder, PathLike, place
 # Far beyond any network that was trained, and small enough that a description of nonsense is refused in seconds.
 _LARGEST_FIELD = 2**20
 _MOST_CALLS = 10_000
+_NO_SIZES = ("weight", "stop_gradient")  # what of a head may count steps
 
 
 def read(workdir: PathLike, *sections: str) -> tuple[Folder, Any, dict[str, Any]]:
@@ -37,7 +38,9 @@ def read(workdir: PathLike, *sections: str) -> tuple[Folder, Any, dict[str, Any]
         known = isinstance(full[section], dict) and section not in configs.OPEN and isinstance(given[section], dict)
         full[section] = full[section] | given[section] if known else given[section]
     check_sizes(full["model"], f"{folder / 'config.json'}: model")
-    check_sizes(full["heads"], f"{folder / 'config.json'}: heads")
+    for name, head in full["heads"].items() if isinstance(full["heads"], dict) else ():
+        fields = {key: value for key, value in head.items() if key not in _NO_SIZES} if isinstance(head, dict) else head
+        check_sizes(fields, f"{folder / 'config.json'}: head {shown(str(name))}")
     try:
         made = configs.plain(finalize(full))
     except AuxjaxError as error:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# A supervisor starts what ends with this code again: EX_TEMPFAIL of sysexits.h.
+TRY_AGAIN = 75
+
 
 class AuxjaxError(ValueError):
     """A mistake in what the user gave; its message is one line, and the entry points exit with code 2."""
+
+
+class TryAgainError(AuxjaxError):
+    """Nothing is wrong with the command, which goes on when what stopped it is mended: a full disk, a lost peer."""
 
 
 class NotFiniteError(AuxjaxError):

@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 
+from auxjax.errors import TRY_AGAIN
+
 _BYE, _ERROR, _LOST = "bye", "error", "lost"
-# sysexits.h's EX_TEMPFAIL: nothing is wrong with the command, start it again.
-LOST_CODE = 75
 # An error that all processes make is told by each, so that they wait for one another's. Who fails alone ends first and
 # process 0 last, since jaxlib aborts whatever survives process 0.
 _FAILED_SECONDS, _OTHERS_SECONDS, _LAST_SECONDS = 3.0, 4.0, 5.0
@@ -86,13 +86,13 @@ class Peers:
         if not piece:
             self._gone.add(number)
             if number not in self._words:
-                self._end(LOST_CODE, _LOST, f"process {number} of {self._count} is gone", but=number)
+                self._end(TRY_AGAIN, _LOST, f"process {number} of {self._count} is gone", but=number)
             return False
         *lines, self._heard[number] = (self._heard[number] + piece).split(b"\n")
         for line in lines:
             word, _, text = line.decode(errors="replace").partition(" ")
             if word == _LOST:
-                self._end(LOST_CODE, _LOST, text, but=number)
+                self._end(TRY_AGAIN, _LOST, text, but=number)
             self._words[number] = word
             if word == _ERROR:
                 code, _, text = text.partition(" ")
@@ -112,7 +112,7 @@ class Peers:
             return
         if word:
             self._tell(word, text, but)
-        again = ": start all again, they go on from the last checkpoint" if code == LOST_CODE else ""
+        again = ": start all again, they go on from the last checkpoint" if code == TRY_AGAIN else ""
         print(f"error: {text}{again}", file=sys.stderr)
         if word and len(self._connections) > 1:
             time.sleep(_PASSED_ON_SECONDS)

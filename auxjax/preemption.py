@@ -19,7 +19,7 @@ class Preempted(SystemExit):
         self.step = step
 
     def __str__(self) -> str:
-        return f"stopped by SIGTERM after step {self.step}, which is saved"
+        return "stopped by SIGTERM" + (f" after step {self.step}, which is saved" if self.step else "")
 
 
 def never(step: int) -> bool:
@@ -31,14 +31,12 @@ def never(step: int) -> bool:
 def watched() -> Iterator[Callable[[int], bool]]:
     """Gives `requested(step)`: whether SIGTERM came, in the same step on all processes, each of which asks every step.
 
-    Who is told so saves and raises Preempted, and a signal that nobody asked about is raised at the end. More signals
-    change nothing, since schedulers send several. Python can listen in the main thread alone; elsewhere a signal does
-    what it did before. Of several processes JAX's own service hears it and finds the step.
+    Who is told so saves and raises Preempted, and a signal that nobody asked about is raised at the end: what has to be
+    waited for belongs inside. More signals change nothing, since schedulers send several. Python can listen in the main
+    thread alone; elsewhere a signal does what it did before. Of several processes JAX's own service hears it.
     """
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        yield multihost_utils.reached_preemption_sync_point
+        yield _of_several()
         return
     if threading.current_thread() is not threading.main_thread():
         yield never
@@ -60,3 +58,21 @@ def watched() -> Iterator[Callable[[int], bool]]:
         signal.signal(signal.SIGTERM, before)
     if came:
         raise Preempted(asked[0])
+
+
+def _of_several() -> Callable[[int], bool]:
+    """Returns `requested` of several processes.
+
+    JAX chooses the number after the largest that any process has asked about, and answers yes to that one alone. A run
+    that is resumed asks first about a later one, and would miss a signal from before: so all numbers are asked about.
+    """
+    from jax.experimental import multihost_utils
+
+    asked = [0]
+
+    def requested(step: int) -> bool:
+        answers = [multihost_utils.reached_preemption_sync_point(n) for n in range(asked[0] + 1, step + 1)]
+        asked[0] = step
+        return any(answers)
+
+    return requested

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import math
 import time
@@ -17,8 +18,10 @@ from auxjax.storage import Folder
 
 logger = logging.getLogger("auxjax")
 
-# So many steps skipped one after another, and no other since the last record, end the run.
+# So many steps skipped one after another end the run.
 SKIPPED = 10
+# Steps whose metrics are kept on the device, to find the first that was not finite.
+_RECENT = 1000
 
 
 class Recorder:
@@ -28,7 +31,7 @@ class Recorder:
         self.history: list[dict[str, Any]] = []
         self._total, self._every = total_steps, log_every
         self._pending: tuple[int, Mapping[str, Any]] | None = None
-        self._latest: tuple[int, Mapping[str, Any]] | None = None
+        self._recent: collections.deque[tuple[int, Mapping[str, Any]]] = collections.deque(maxlen=_RECENT)
         self._bar: Any = None
         self._config, self._folder, self._progress = config, folder, progress
         self._skips = config.train.non_finite == "skip"
@@ -65,9 +68,9 @@ class Recorder:
     def step(self, step: int, values: Mapping[str, Any]) -> None:
         """Takes a step's metrics, still being computed, and records those of the step before if they are due."""
         self.flush()
-        self._latest = (step, values)
+        self._recent.append((step, values))
         if step % self._every == 0 or step in (1, self._total):
-            self._pending = self._latest
+            self._pending = (step, values)
         self._bar.update(1)
 
     def pause(self, seconds: float) -> None:
@@ -82,10 +85,11 @@ class Recorder:
         (step, values), self._pending = self._pending, None
         scalars = _scalars(values)
         if self._skips:
-            last = self._last_train_record()
-            warn_skipped(last, scalars | {"step": step}, step - int(last["step"]))
-        elif error := not_finite(step, scalars):
-            raise error
+            before_it = next((r for r in reversed(self.history) if r["split"] == "train"), {"step": 0})
+            if said := skipped(before_it, step, scalars):
+                logger.warning("%s", said)
+        else:
+            self._check_recent()
         before, then = self._clock
         self._clock = (step, time.perf_counter())
         rate = (step - before) / max(self._clock[1] - then, 1e-9)
@@ -95,9 +99,8 @@ class Recorder:
     def check(self) -> None:
         """Hands over all records; raises NotFiniteError unless the last step is finite and so can be saved."""
         self.flush()
-        unchecked = None if self._skips else self._latest
-        if unchecked is not None and (error := not_finite(unchecked[0], _scalars(unchecked[1]))):
-            raise error
+        if not self._skips:
+            self._check_recent()
         if self._writer is not None:
             self._writer.flush()
 
@@ -112,8 +115,13 @@ class Recorder:
             self._writer.flush()
         self._clock = (step, time.perf_counter())
 
-    def _last_train_record(self) -> Mapping[str, Any]:
-        return next((r for r in reversed(self.history) if r["split"] == "train"), {"step": 0})
+    def _check_recent(self) -> None:
+        """Raises NotFiniteError, of the first step that was not finite, where the last one was not."""
+        recent = list(self._recent)
+        self._recent.clear()
+        if recent and not_finite(recent[-1][0], _scalars(recent[-1][1])):
+            errors = (not_finite(step, _scalars(values)) for step, values in recent)
+            raise next(error for error in errors if error is not None)
 
     def _write(self, split: str, step: int, scalars: dict[str, float]) -> None:
         self.history.append({"step": step, "split": split, **scalars})
@@ -134,25 +142,28 @@ def not_finite(step: int, scalars: Mapping[str, float]) -> NotFiniteError | None
     name = min(bad, key=lambda name: last.index(name) if name in last else -1)
     return NotFiniteError(
         f"{name} is {scalars[name]} at step {step}: lower optimizer.learning_rate or that head's weight, set "
-        "optimizer.clip_norm, or choose train.non_finite=skip or rollback; the last checkpoint is whole",
+        "optimizer.clip_norm, or go on from the last checkpoint with train.non_finite=rollback",
         step,
     )
 
 
-def warn_skipped(before: Mapping[str, float], now: Mapping[str, float], steps: int) -> None:
-    """Logs how many of the last `steps` steps were skipped and by which loss; `before` holds the counts before them.
+def skipped(before: Mapping[str, float], step: int, scalars: Mapping[str, float]) -> str:
+    """Returns how many steps were skipped since the counts of a record before, and by which loss; empty if none.
 
-    Raises NotFiniteError where all of them were, and they are SKIPPED or more: the run goes nowhere.
+    Raises NotFiniteError where the last SKIPPED and more were: the run goes nowhere.
     """
-    counts = {name: int(now[name] - before.get(name, 0.0)) for name in now if name.startswith("skipped/")}
-    total, step = counts.pop("skipped/total"), int(now["step"])
-    if not total:
-        return
-    causes = ", ".join(f"{name.removeprefix('skipped/')} in {count}" for name, count in counts.items() if count)
+    names = [name for name in scalars if name.startswith("skipped/")]
+    counts = {name.removeprefix("skipped/"): int(scalars[name] - before.get(name, 0.0)) for name in names}
+    total, steps = counts.pop("total"), step - int(before["step"])
+    causes = ", ".join(f"{name} in {count}" for name, count in counts.items() if count)
     said = f"{total} of the {steps} steps up to {step} were skipped, not finite: {causes}"
-    if total == steps >= SKIPPED:
-        raise NotFiniteError(f"{said}; lower optimizer.learning_rate or that head's weight", step)
-    logger.warning("%s", said)
+    if scalars["skipped_in_a_row"] >= SKIPPED:
+        raise NotFiniteError(
+            f"{said}; the last {scalars['skipped_in_a_row']:.0f} in a row: lower optimizer.learning_rate or that "
+            "head's weight",
+            step,
+        )
+    return said if total else ""
 
 
 def _scalars(values: Mapping[str, Any]) -> dict[str, float]:

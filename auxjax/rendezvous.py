@@ -10,9 +10,9 @@ import errno
 import socket
 import time
 
-from auxjax.errors import AuxjaxError
+from auxjax.errors import AuxjaxError, TryAgainError
 
-_HELLO, _GO, _NO = "auxjax", "go", "error "
+_HELLO, _GO, _NO, _LATE = "auxjax", "go", "error ", "late "
 _LINE_BYTES, _LINE_SECONDS, _PAUSE_SECONDS = 600, 2.0, 0.1
 
 
@@ -21,8 +21,8 @@ def meet(address: str, count: int, index: int, seconds: float) -> dict[int, sock
 
     `address` is HOST:PORT of process 0.
 
-    Raises the same AuxjaxError in every process that came where not all do so within `seconds`, where two have the same
-    number, and where they differ about `count`.
+    Raises the same TryAgainError in every process that came where not all do so within `seconds`, and AuxjaxError where
+    two have the same number or they differ about `count`.
     """
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + seconds
@@ -45,18 +45,18 @@ def _receive(port: int, count: int, seconds: float, deadline: float) -> dict[int
                 guests.pop(number).close()
             for connection in arrived:
                 problem = _admit(connection, guests, count)
-    if not problem and len(guests) < count - 1:
-        missing = ", ".join(str(number) for number in range(1, count) if number not in guests)
+    missing = [] if problem else [str(number) for number in range(1, count) if number not in guests]
+    if missing:
         problem = (
-            f"{len(guests) + 1} of {count} processes came within {seconds:g} s, missing: {missing}; start the same "
-            "command on every host"
+            f"{len(guests) + 1} of {count} processes came within {seconds:g} s, missing: {', '.join(missing)}; start "
+            "the same command on every host"
         )
     for guest in guests.values():
-        _say(guest, f"{_NO}{problem}" if problem else _GO)
+        _say(guest, f"{_LATE if missing else _NO}{problem}" if problem else _GO)
     if problem:
         for guest in guests.values():
             guest.close()
-        raise AuxjaxError(problem)
+        raise TryAgainError(problem) if missing else AuxjaxError(problem)
     return guests
 
 
@@ -93,8 +93,10 @@ def _visit(host: str, port: int, count: int, index: int, seconds: float, deadlin
             door.close()
             if answer.startswith(_NO):
                 raise AuxjaxError(answer.removeprefix(_NO))
+            if answer.startswith(_LATE):
+                raise TryAgainError(answer.removeprefix(_LATE))
         time.sleep(_PAUSE_SECONDS)
-    raise AuxjaxError(
+    raise TryAgainError(
         f"process 0 of {count} did not answer at {host}:{port} within {seconds:g} s: start the same command on every "
         "host, and see that JAX_COORDINATOR_ADDRESS names process 0's"
     )

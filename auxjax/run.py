@@ -41,12 +41,18 @@ def check_folder(config: Any, workdir: PathLike) -> Folder:
     """
     folder = storage.folder(workdir)
     if (folder / "config.json").exists():
-        difference = configs.difference(read_config(folder), config)
+        difference = configs.difference(_state_of(read_config(folder)), _state_of(config))
         if difference:
             raise AuxjaxError(
                 f"workdir {folder} is of another config: {difference}; give another --workdir, or its own config"
             )
     return folder
+
+
+def _state_of(config: Any) -> dict[str, Any]:
+    """Returns a config by dotted key, alike for policies on what is not finite that have the same state."""
+    flat = configs.flatten(config)
+    return flat | {"train.non_finite": "skip" if flat.get("train.non_finite") == "skip" else "stop"}
 
 
 def shared_folder(config: Any, workdir: PathLike) -> Folder:

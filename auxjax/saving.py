@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from auxjax import manifest
-from auxjax.errors import AuxjaxError
+from auxjax.errors import AuxjaxError, TryAgainError
 from auxjax.recovery import COMMITTED, DELETED, UNFINISHED, newest
 from auxjax.storage import Folder, is_remote, remove_tree
 
@@ -80,13 +80,13 @@ class Manager(ocp.CheckpointManager):
 
 @contextlib.contextmanager
 def writing(workdir: Folder | None) -> Iterator[None]:
-    """Makes one line of a disk that is full, read-only or gone, with what is left and what to do."""
+    """Makes one line of what the system refuses, a full disk for one, with what is left and what to do."""
     try:
         yield
     except OSError as error:
         if workdir is None:
             raise
-        raise AuxjaxError(
+        raise TryAgainError(
             f"the run in {workdir} stopped ({one_line(error)}); {_left(workdir / 'checkpoints')}: mend that, and run "
             "the same command again, which goes on from there"
         ) from error
@@ -96,7 +96,7 @@ def not_written(directory: Folder, error: Exception) -> AuxjaxError:
     """Returns the one line for a checkpoint that could not be written: why, what is left, and what to do."""
     if isinstance(error, AuxjaxError):
         return error
-    return AuxjaxError(
+    return TryAgainError(
         f"a checkpoint could not be written to {directory} ({one_line(error)}); {_left(directory)}: make room, or make "
         "the folder writable, and run the same command again, which goes on from there"
     )

@@ -65,7 +65,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     weighting_state: Any
     ema_params: Any  # None without EMA
-    skipped: Any  # int32 counts by the loss that was not finite; None where the program does not skip
+    skipped: Any  # int32 counts by the loss that was not finite, and in a row; None where the program does not skip
     key: jax.Array
     program: Program = struct.field(pytree_node=False)
 
@@ -85,7 +85,7 @@ def create_state(program: Program, variables: Mapping[str, Any], key: jax.Array,
         raise AuxjaxError(
             f"accumulate={program.accumulate} cannot serve a weighting that needs {set(program.weighting.needs)}"
         )
-    params, causes = variables["params"], (*program.objectives, "gradient", "total")
+    params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -93,10 +93,15 @@ def create_state(program: Program, variables: Mapping[str, Any], key: jax.Array,
         opt_state=program.optimizer.init(params),
         weighting_state=jax.tree.map(_strong, program.weighting.init(("main", *program.names), trunk)),
         ema_params=jax.tree.map(jnp.copy, params) if program.ema_decay else None,
-        skipped={name: jnp.zeros((), jnp.int32) for name in causes} if program.skips else None,
+        skipped=_no_skips(program) if program.skips else None,
         key=key,
         program=program,
     )
+
+
+def _no_skips(program: Program) -> dict[str, Any]:
+    counts = {name: jnp.zeros((), jnp.int32) for name in (*program.objectives, "gradient", "total")}
+    return {"counts": counts, "in_a_row": jnp.zeros((), jnp.int32)}
 
 
 def _strong(array: jax.Array) -> jax.Array:

@@ -86,11 +86,13 @@ def _finite(state: TrainState, new_state: TrainState, metrics: Metrics) -> tuple
     bad = {name: ~jnp.isfinite(metrics[f"loss/{name}"]) for name in state.program.objectives}
     lost = functools.reduce(jnp.logical_or, bad.values())
     bad["gradient"] = ~jnp.isfinite(metrics["grad_norm/total"]) & ~lost
-    bad["total"] = lost | bad["gradient"]
-    counts = {name: state.skipped[name] + bad[name] for name in bad}
-    kept = jax.tree.map(lambda new, old: jnp.where(bad["total"], old, new), new_state, state)
-    shown = {f"skipped/{name}": count.astype(jnp.float32) for name, count in counts.items()}
-    return kept.replace(step=new_state.step, skipped=counts), metrics | shown
+    skip = bad["total"] = lost | bad["gradient"]
+    counts = {name: state.skipped["counts"][name] + bad[name] for name in bad}
+    skipped = {"counts": counts, "in_a_row": jnp.where(skip, state.skipped["in_a_row"] + 1, 0)}
+    kept = jax.tree.map(lambda new, old: jnp.where(skip, old, new), new_state, state)
+    shown = {f"skipped/{name}": count for name, count in counts.items()} | {"skipped_in_a_row": skipped["in_a_row"]}
+    new_metrics = metrics | {name: count.astype(jnp.float32) for name, count in shown.items()}
+    return kept.replace(step=new_state.step, skipped=skipped), new_metrics
 
 
 def _metrics(program: Program, result: Pass, hits: Mapping[str, Any]) -> Metrics:

@@ -89,7 +89,10 @@ def write_text(path: Folder, text: str) -> None:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a machine that loses its power may leave an empty file of the new name
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

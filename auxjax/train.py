@@ -70,16 +70,20 @@ def train(
     folder = None if workdir is None else run.shared_folder(config, workdir)
     if config.train.non_finite == "rollback" and folder is None:
         raise AuxjaxError("train.non_finite=rollback has no checkpoint to go back to: give a workdir")
-    while True:
-        lowered = rollback.lowered(config, folder)
-        try:
-            return _train(config, lowered, folder, progress, compiled if lowered == config else None)
-        except NotFiniteError as error:
-            with saving.writing(folder):
-                rollback.note(config, folder, error)
+    with preemption.watched() if folder is not None else contextlib.nullcontext(preemption.never) as preempted:
+        while True:
+            lowered = rollback.lowered(config, folder)
+            try:
+                return _train(config, lowered, folder, progress, compiled if lowered == config else None, preempted)
+            except NotFiniteError as error:
+                with saving.writing(folder):
+                    rollback.note(config, folder, error)
 
 
-def _train(config: Any, lowered: Any, folder: Folder | None, progress: bool, compiled: str | Path | None) -> Result:
+def _train(
+    config: Any, lowered: Any, folder: Folder | None, progress: bool, compiled: str | Path | None,
+    preempted: Callable[[int], bool],
+) -> Result:  # fmt: skip
     """Trains by `lowered`, which is `config` with the learning rate that the run has come to."""
     setup = processes.together(lambda: build.setup(lowered))
     progress = progress and processes.is_writer()
@@ -98,12 +102,10 @@ def _train(config: Any, lowered: Any, folder: Folder | None, progress: bool, com
         recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
         diagnostics = stack.enter_context(Diagnostics(config, setup, written, progress))
         manager = None
-        preempted: Callable[[int], bool] = preemption.never
         if folder is not None:
             manager = stack.enter_context(
                 checkpoint.open_manager(folder, config.train.keep_last, config.train.keep_best)
             )
-            preempted = stack.enter_context(preemption.watched())
         state, evaluation = _loop(setup, recorder, diagnostics, manager, preempted)
     if written is not None:
         with saving.writing(written):

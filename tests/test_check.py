@@ -126,7 +126,7 @@ def test_a_mistake_in_a_head_is_one_line(fields: dict[str, Any], message: str) -
     refused(with_head(**fields), message)
 
 
-@pytest.mark.parametrize("name", ["main", "", "a/b"])
+@pytest.mark.parametrize("name", ["main", "total", "gradient", "", "a/b"])
 def test_a_head_has_a_name_of_its_own(name: str) -> None:
     refused(changed({"heads": {name: configs.head("inception_4a", "linear")}}), f"a head cannot be named '{name}'")
 

@@ -38,7 +38,8 @@ def test_a_skipped_step_changes_nothing_but_the_count_and_the_step(skipping: Any
     state, _ = step(state, small.batch())
     after, metrics = step(state, spoiled(small.batch()))
     assert int(after.step) == int(state.step) + 1
-    assert jax.tree.map(int, after.skipped) == {"main": 0, "aux1": 0, "aux2": 1, "gradient": 0, "total": 1}
+    counts = {"main": 0, "aux1": 0, "aux2": 1, "gradient": 0, "total": 1}
+    assert jax.tree.map(int, after.skipped) == {"counts": counts, "in_a_row": 1}
     equal(after.replace(step=state.step, skipped=state.skipped), state)
     assert metrics["skipped/aux2"] == 1 and np.isnan(metrics["loss/aux2"]) and np.isfinite(metrics["loss/main"])
     # Both go on as if the step had not been, but for its number.
@@ -52,7 +53,7 @@ def test_finite_steps_are_those_of_a_program_that_does_not_skip(skipping: Any) -
         state, metrics = step(state, small.batch(seed=seed))
         plain, expected = step(plain, small.batch(seed=seed))
     equal(state.params, plain.params)
-    assert {name: value for name, value in metrics.items() if not name.startswith("skipped/")} == expected
+    assert {name: value for name, value in metrics.items() if not name.startswith("skipped")} == expected
     assert all(metrics[f"skipped/{name}"] == 0 for name in ("main", "aux1", "aux2", "gradient", "total"))
 
 
@@ -83,10 +84,22 @@ def test_a_run_stops_before_it_saves_what_is_not_finite(
     data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, (3,))
-    with pytest.raises(NotFiniteError, match=r"loss/aux1 is nan at step 4.*the last checkpoint is whole") as caught:
+    with pytest.raises(NotFiniteError, match=r"loss/aux1 is nan at step 3") as caught:
         auxjax.train(config(data_dir, **CHANGES | {"train.log_steps": 5}), tmp_path)
-    assert caught.value.step == 4 and checkpoint.find_step(tmp_path) == 2
+    assert caught.value.step == 3 and checkpoint.find_step(tmp_path) == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(auxjax.load(tmp_path)[2]))
+
+
+def test_a_run_that_stopped_goes_on_with_rollback_in_the_same_folder(
+    data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, (3,), most=2)
+    with pytest.raises(NotFiniteError, match=r"go on from the last checkpoint with train.non_finite=rollback"):
+        auxjax.train(config(data_dir, **CHANGES), tmp_path)
+    result = auxjax.train(config(data_dir, **CHANGES, **{"train.non_finite": "rollback"}), tmp_path)
+    assert int(result.state.step) == 6 and (tmp_path / "rollbacks.json").exists()
+    with pytest.raises(AuxjaxError, match=r"train\.non_finite: 'stop' -> 'skip'"):
+        auxjax.train(config(data_dir, **CHANGES, **{"train.non_finite": "skip"}), tmp_path)
 
 
 def test_a_run_skips_and_says_which_head(
@@ -108,8 +121,7 @@ def test_a_run_of_nothing_but_skipped_steps_stops(
 ) -> None:
     poison(monkeypatch, tuple(range(2, 40)))
     made = config(data_dir, **CHANGES, **{"train.non_finite": "skip", "train.total_steps": 36})
-    made.train.log_steps = 12
-    with pytest.raises(NotFiniteError, match="11 of the 11 steps up to 12 were skipped, not finite: aux1 in 11"):
+    with pytest.raises(NotFiniteError, match=r"4 of the 4 steps up to 12 were skipped, .* the last 11 in a row: lower"):
         auxjax.train(made, tmp_path)
 
 
@@ -120,9 +132,9 @@ def test_a_run_rolls_back_and_goes_on_at_half_the_rate(
     poison(monkeypatch, (3,), most=1)
     with caplog.at_level(logging.WARNING, "auxjax"):
         result = auxjax.train(made, tmp_path / "run")
-    assert caplog.messages == ["loss/aux1 is nan at step 4: rolling back, and on with optimizer.learning_rate=0.05"]
+    assert caplog.messages == ["loss/aux1 is nan at step 3: rolling back, and on with optimizer.learning_rate=0.05"]
     (noted,) = json.loads((tmp_path / "run" / "rollbacks.json").read_text())
-    assert noted["step"] == 4 and noted["learning_rate"] == 0.05 and "loss/aux1" in noted["cause"]
+    assert noted["step"] == 3 and noted["learning_rate"] == 0.05 and "loss/aux1" in noted["cause"]
     assert result.config.optimizer.learning_rate == 0.1 and int(result.state.step) == 6
 
     # Its checkpoint of step 2, gone on from as a run of half the rate that never was another.

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import auxjax
@@ -16,6 +17,7 @@ from auxjax.diagnostics.recording import Diagnostics
 from auxjax.population import train_members
 from auxjax.preemption import Preempted, watched
 from auxjax.record import Recorder
+from auxjax.saving import Manager
 from tests.digits_runs import config
 from tests.equal import equal
 from tests.population import made
@@ -71,7 +73,6 @@ def test_a_signal_after_the_last_step_is_not_lost(
     with monkeypatch.context() as patched, pytest.raises(Preempted):
         patched.setattr(Diagnostics, "finish", last)
         auxjax.train(whole.config, tmp_path)
-    assert not (tmp_path / "DONE").exists()
     assert auxjax.train(whole.config, tmp_path).evaluation == whole.evaluation
 
 
@@ -90,6 +91,45 @@ def test_more_signals_change_nothing_and_the_handler_before_is_there_again() -> 
         assert heard == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_while_the_step_is_being_saved_waits_for_it(
+    whole: auxjax.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schedulers send several: one at step 2, and one when the manager closes, which waits for the save."""
+    record, close = Recorder.step, Manager.close
+
+    def step(self: Recorder, number: int, values: Any) -> None:
+        record(self, number, values)
+        if number == 2:
+            terminate()
+
+    def closing(self: Manager) -> None:
+        terminate()
+        close(self)
+
+    with monkeypatch.context() as patched, pytest.raises(Preempted):
+        patched.setattr(Recorder, "step", step)
+        patched.setattr(Manager, "close", closing)
+        auxjax.train(whole.config, tmp_path)
+    assert checkpoint.find_step(tmp_path) == 2
+
+
+def test_several_processes_are_asked_about_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX answers yes to one number alone: the one after the largest asked about when the signal comes."""
+    from jax.experimental import multihost_utils
+
+    asked: list[int] = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def reached(number: int) -> bool:
+        asked.append(number)
+        return number == 1
+
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
+    with watched() as requested:
+        assert requested(4) and not requested(5) and not requested(7)
+    assert asked == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_in_a_thread_nobody_listens() -> None:
@@ -118,6 +158,22 @@ def test_a_run_in_memory_leaves_the_signal_alone(whole: auxjax.Result, monkeypat
     before = signal.getsignal(signal.SIGTERM)
     auxjax.train(whole.config)
     assert handlers == [before] * 6
+
+
+def test_members_in_memory_leave_the_signal_alone(data_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: list[Any] = []
+    from auxjax.population.members import Member
+
+    trained = Member.trained
+
+    def look(self: Member, *args: Any) -> None:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        trained(self, *args)
+
+    monkeypatch.setattr(Member, "trained", look)
+    before = signal.getsignal(signal.SIGTERM)
+    train_members([made.config(data_dir)])
+    assert handlers and set(handlers) == {before}
 
 
 def test_members_that_train_together_stop_together(

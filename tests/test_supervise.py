@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.launcher import ROOT, wait_until
+from tests.launch.launcher import ROOT, is_alive, wait_until
 
 # Counts its starts in a file, says who it is, and ends as the words for that start say, one for each process.
 PROGRAM = """
@@ -25,12 +25,14 @@ print("process", me, os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_CO
 word = sys.argv[2 + starts].split(",")[me]
 if word == "wait":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
     (folder / "waits").touch()
     time.sleep(60)
 if word == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if word == "stuck":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / f"pid_{me}").write_text(str(os.getpid()))
     time.sleep(60)
 sys.exit(int(word))
 """
@@ -59,7 +61,7 @@ def test_it_starts_again_after_every_end_but_a_good_one(tmp_path: Path) -> None:
     code, printed = ended(supervise(tmp_path, "1", "killed", "0"))
     assert code == 0 and starts(tmp_path) == 3
     assert "exit code 1; again in 1 s, 100 restarts left" in printed
-    assert "exit code -9; again in 2 s, 99 restarts left" in printed
+    assert "exit code 137; again in 2 s, 99 restarts left" in printed
     assert time.monotonic() - begun > 3
 
 
@@ -89,6 +91,14 @@ def test_all_processes_of_a_group_that_lost_one_start_again(tmp_path: Path) -> N
     assert time.monotonic() - begun < 20
     addresses = {line.split()[-1] for line in printed.splitlines() if line.startswith("process")}
     assert "process 1 2 127.0.0.1:" in printed and len(addresses) == 2  # a port of its own for each start
+
+
+def test_the_command_does_not_outlive_the_supervisor(tmp_path: Path) -> None:
+    process = supervise(tmp_path, "stuck", "0")
+    wait_until((tmp_path / "pid_0").exists)
+    process.kill()
+    process.communicate(timeout=20)
+    wait_until(lambda: not is_alive(int((tmp_path / "pid_0").read_text())))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

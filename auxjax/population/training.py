@@ -54,16 +54,18 @@ def train_members(
     finished = [finalize(config) for config in configs]
     places = [None] * len(finished) if folders is None else [None if f is None else local_place(f) for f in folders]
     outcomes: dict[int, Outcome] = {}
-    for group in plan(finished):
-        wanted = [i for i in range(len(group.members)) if only is None or group.members[i] in only]
-        trained = _train_group(group, wanted, finished, places, execution, progress)
-        outcomes |= {group.members[i]: result for i, result in zip(wanted, trained, strict=True)}
+    saves = any(place is not None for place in places)
+    with preemption.watched() if saves else contextlib.nullcontext(preemption.never) as requested:
+        for group in plan(finished):
+            wanted = [i for i in range(len(group.members)) if only is None or group.members[i] in only]
+            trained = _train_group(group, wanted, finished, places, execution, progress, requested)
+            outcomes |= {group.members[i]: result for i, result in zip(wanted, trained, strict=True)}
     return [outcomes[index] for index in sorted(outcomes)]
 
 
 def _train_group(
     group: Group, wanted: Sequence[int], configs: Sequence[ConfigDict], folders: Sequence[Path | None], execution: str,
-    progress: bool,
+    progress: bool, requested: Callable[[int], bool],
 ) -> list[Outcome]:  # fmt: skip
     """Returns the outcomes of those of a group's members, by their positions in it, that are wanted."""
     found = {i: _there(configs[group.members[i]], folders[group.members[i]]) for i in wanted}
@@ -78,7 +80,7 @@ def _train_group(
             members.append(functools.partial(Member, group, shared, configs[index], group.own[i], folders[index]))
         places = [folder for folder in (folders[group.members[i]] for i in wanted) if folder is not None]
         way = _kept_way(places) if execution == "auto" else execution
-        found |= zip(left, _run(shared, members, way, progress, len(wanted), places), strict=True)
+        found |= zip(left, _run(shared, members, way, progress, len(wanted), places, requested), strict=True)
     return [result for result in (found[i] for i in wanted) if result is not None]
 
 
@@ -120,7 +122,7 @@ def _kept_way(folders: Sequence[Path]) -> str:
 
 def _run(
     shared: Compiled, members: Sequence[Callable[[], Member]], execution: str, progress: bool, size: int,
-    folders: Sequence[Path],
+    folders: Sequence[Path], requested: Callable[[int], bool],
 ) -> list[Outcome]:  # fmt: skip
     """Returns the outcomes of members that are made in turn, as many at a time as the way of execution takes.
 
@@ -140,13 +142,16 @@ def _run(
     total = shared.total_steps * len(members)
     with tqdm.auto.tqdm(total=total, disable=None if progress else True, unit="step", dynamic_ncols=True) as bar:
         for start in range(0, len(members), chosen.width):
-            results += _wave(shared, chosen, members[start : start + chosen.width], resident, bar)
+            if requested(0):
+                raise preemption.Preempted(0)
+            results += _wave(shared, chosen, members[start : start + chosen.width], resident, bar, requested)
     return results
 
 
 def _wave(
-    shared: Compiled, chosen: Execution, members: Sequence[Callable[[], Member]], resident: Mapping[str, Any], bar: Any
-) -> list[Outcome]:
+    shared: Compiled, chosen: Execution, members: Sequence[Callable[[], Member]], resident: Mapping[str, Any], bar: Any,
+    requested: Callable[[int], bool],
+) -> list[Outcome]:  # fmt: skip
     """Returns the outcomes of members that train at the same time; what stops one of them here stops these."""
     some = [make() for make in members]
     try:
@@ -155,7 +160,6 @@ def _wave(
                 stack.enter_context(member)
             bar.update(sum(member.step for member in some))
             begun = [member.step for member in some]  # advancing changes it
-            requested = stack.enter_context(preemption.watched())
             for step in sorted(set(begun)):
                 level = [member for member, at in zip(some, begun, strict=True) if at == step]
                 _advance(shared, chosen, level, resident, bar, requested)
@@ -203,7 +207,7 @@ def _advance(
         bar.update(count * len(members))
         if due(step, every["eval"], total):
             evaluate(shared.eval_split)
-        stopped = requested(step) and members[0].folder is not None
+        stopped = requested(step)
         if stopped or due(step, every["checkpoint"], total):
             for i, member in living():
                 member.save(chosen.part(states, i))

@@ -104,13 +104,17 @@ def check(launch: Launch, worker: int) -> list[str]:
 
 
 def environment(launch: Launch, worker: int, count: int, port: int) -> dict[str, str]:
-    """Returns what a process needs to find the others; on a TPU slice JAX finds them by itself."""
+    """Returns what a process needs to find the others; on a TPU slice JAX finds them by itself.
+
+    A preempted run says so by its exit code to whom this says that somebody starts it again.
+    """
+    supervised = {"AUXJAX_SUPERVISED": "1"}
     if launch.type or count == 1:
-        return {}
+        return supervised
     host = launch.hosts.split(",")[0].rpartition("@")[2] if launch.hosts else "127.0.0.1"
     address = launch.coordinator or f"{host}:{port}"
     numbers = {"JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(worker)}
-    return {"JAX_COORDINATOR_ADDRESS": address, **numbers}
+    return {"JAX_COORDINATOR_ADDRESS": address, **numbers, **supervised}
 
 
 def again(arguments: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from experiments.launch.options import Launch, value_of, where, workers
 from experiments.launch.shell import LaunchError, say, show
 
 ROOT = Path(__file__).resolve().parents[2]
+TRY_AGAIN = 75  # what a run ends with that was told to go, or lost one of its processes
 
 
 def plan(launch: Launch) -> int:
@@ -170,7 +171,8 @@ def _once(launch: Launch, first: bool) -> int | None:
         sync(launch, pack=first)  # what is edited here meanwhile is not for a run that goes on
         setup(launch)
         code = run(launch)
-        if code == 0 or not launch.type or not gcloud.is_preempted(launch):
+        # Where a run says that it was told to go, the slice's state may still have to follow.
+        if code == 0 or not launch.type or not (code == TRY_AGAIN or gcloud.is_preempted(launch)):
             return code
     except LaunchError:
         if not launch.type or not gcloud.is_preempted(launch):

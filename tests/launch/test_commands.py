@@ -114,7 +114,7 @@ def test_the_commands_of_a_slice() -> None:
     ).split()
     assert commands.setup(launch, 3) == remote(f"{script} setup tpu")
     assert commands.check(launch, 3) == remote(f"{script} check 4 4")
-    assert commands.environment(launch, 3, 4, 8476) == {}
+    assert commands.environment(launch, 3, 4, 8476) == {"AUXJAX_SUPERVISED": "1"}
     quoted = "'--config.name=it'\"'\"'s'"
     assert commands.start(launch, 3, {}) == remote(f"{script} start now -- {' '.join(TRAIN)} {quoted}")
     assert commands.on_worker(launch, 3, "log", "follow") == remote(f"{script} log follow")
@@ -134,7 +134,8 @@ def test_the_commands_of_ssh_hosts() -> None:
     launch = parsed("run", "--name=demo", "--hosts=me@a,b", "--ssh_config=c", command=("train",))
     ssh = "ssh -F c -oBatchMode=yes -oConnectTimeout=20 -oServerAliveInterval=15"
     variables = commands.environment(launch, 1, 2, 8476)
-    assert variables == {"JAX_COORDINATOR_ADDRESS": "a:8476", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    numbers = {"JAX_COORDINATOR_ADDRESS": "a:8476", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    assert variables == numbers | {"AUXJAX_SUPERVISED": "1"}
     pairs = " ".join(f"{name}={value}" for name, value in variables.items())
     started = f"bash {SCRIPT.format(1)} start now {pairs} -- train"
     assert commands.start(launch, 1, variables) == [*ssh.split(), "b", started]
@@ -142,7 +143,7 @@ def test_the_commands_of_ssh_hosts() -> None:
     copied = f"{ssh.replace('ssh', 'scp -q')} /a.tar.gz me@a:auxjax_demo_worker_0.tar.gz"
     assert commands.copy(launch, 0, "/a.tar.gz") == copied.split()
     alone = parsed("run", "--hosts=a", command=("train",))
-    assert commands.environment(alone, 0, 1, 8476) == {}
+    assert commands.environment(alone, 0, 1, 8476) == {"AUXJAX_SUPERVISED": "1"}
 
 
 def test_every_state_of_a_request_has_a_course() -> None:

@@ -64,7 +64,7 @@ def test_the_skypilot_task_has_the_launchers_runtime() -> None:
     assert resources["accelerator_args"]["runtime_version"] == size.runtime and resources["use_spot"] is True
     for name in ("setup", "run"):
         subprocess.run(["bash", "-n"], input=task[name], text=True, check=True)
-    assert set(re.findall(r"\$(\w+)", task["run"])) == set(task["envs"])
+    assert {*re.findall(r"\$(\w+)", task["run"]), "AUXJAX_SUPERVISED"} == set(task["envs"])
 
 
 def test_the_ray_cluster_has_the_launchers_runtime_and_chips() -> None:

@@ -98,6 +98,15 @@ def test_up_starts_again_after_a_preemption_and_cleans_up(cloud: dict[str, str])
     assert len(installs) == 4 and all("[tpu]" in line and "constraints-3.13.txt" in line for line in installs)
 
 
+def test_a_run_that_was_told_to_go_goes_on_though_the_slice_still_seems_to_be_there(cloud: dict[str, str]) -> None:
+    folder = plays(cloud, ["ACTIVE"], ["ACTIVE"])
+    resumes = f'echo $AUXJAX_SUPERVISED >>{folder}/run_$JAX_PROCESS_ID; [ $(wc -l <{folder}/run_$JAX_PROCESS_ID) = 2 ]'
+    printed = launch(cloud, "up", *FLAGS, "--spot", "--autodelete", "--", "bash", "-c", f"{resumes} || exit 75")
+    assert "preempted; retry 1 of 20" in printed and "all workers ended with exit code 0" in printed
+    for worker in range(2):
+        assert (folder / f"run_{worker}").read_text() == "1\n1\n"
+
+
 def test_a_program_that_fails_is_not_tried_again(cloud: dict[str, str]) -> None:
     folder = plays(cloud, ["ACTIVE"])
     program = str(folder / "program.py")
