@@ -46,3 +46,9 @@ def records(folder: Path) -> list[dict[str, Any]]:
     """Returns a run's records without their speed; a line cut short by a kill is left out."""
     found = metrics.read(folder / "metrics.jsonl")
     return [{key: value for key, value in record.items() if key != "steps_per_second"} for record in found]
+
+
+def last_step(folder: Path) -> int:
+    """Returns the last step that a run recorded, 0 if none."""
+    path = folder / "metrics.jsonl"
+    return max((record["step"] for record in metrics.read(path)), default=0) if path.exists() else 0

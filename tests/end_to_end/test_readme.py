@@ -32,6 +32,7 @@ def folder(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("configs", "experiments", "auxjax"):
         (here / name).symlink_to(ROOT / name)
     environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "XLA_FLAGS": "", "PYTHONPATH": str(here)}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     for command in COMMANDS:
         if "fashion_mnist" in command and not Path("/usr/share/datasets/fashion-mnist").exists():
             continue
@@ -56,7 +57,7 @@ def folder(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_readme_has_commands_and_examples() -> None:
-    assert len(COMMANDS) == 13
+    assert len(COMMANDS) == 14
     assert len(EXAMPLES) == 3
     assert "make demo" in README
     assert "make test" in README
