@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,11 @@ def test_a_write_that_is_cut_off_leaves_what_was_there(folder: storage.Folder, r
         bucket = request.getfixturevalue("bucket")
         bucket.refuse = lambda method, path, query: (403, "no") if method == "POST" else None
     else:
-        monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError):
         storage.write_text(path, "new")
     assert path.read_text() == "old"
+    assert [other.name for other in folder.iterdir()] == ["config.json"]
 
 
 def test_the_doctor_tries_a_bucket(bucket: Bucket) -> None:
