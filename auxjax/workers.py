@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +13,9 @@ from typing import NamedTuple
 import ml_collections
 
 from auxjax import config as configs
-from auxjax.errors import AuxjaxError, missing_extra
+from auxjax.errors import TRY_AGAIN, AuxjaxError, missing_extra
 from auxjax.population import Outcome, outcome, train_members
+from auxjax.preemption import Preempted
 
 logger = logging.getLogger("auxjax")
 
@@ -112,7 +114,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _task(group: Sequence[tuple[str, str]]) -> list[Outcome]:
-    return train_group([(configs.from_json(text), Path(folder)) for text, folder in group])
+    try:
+        return train_group([(configs.from_json(text), Path(folder)) for text, folder in group])
+    except Preempted:
+        os._exit(TRY_AGAIN)  # all is saved, and a worker that is gone is what Ray tries again elsewhere
 
 
 def _one_line(error: Exception) -> str:
