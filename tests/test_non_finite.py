@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import auxjax
-from auxjax import checkpoint, rollback
+from auxjax import batches, checkpoint, rollback
+from auxjax.data.device import DevicePipeline
 from auxjax.errors import AuxjaxError, NotFiniteError
 from auxjax.record import Recorder
 from auxjax.step import train_step
@@ -58,23 +59,21 @@ def test_finite_steps_are_those_of_a_program_that_does_not_skip(skipping: Any) -
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...], most: int = 99) -> None:
-    """Makes the loss of aux1 NaN in the steps, at most so many times in all."""
-    from auxjax import batches
+    """Makes the loss of aux1 NaN in the steps, at most so many times in all; the compiled step is the same for all."""
+    left, take, make = [most], DevicePipeline.__next__, batches.training_batch
 
-    make, left = batches.training_batch, [most]
+    def poisoned(self: DevicePipeline) -> dict[str, np.ndarray]:
+        inputs = take(self)
+        bad = self.state()["next"] in steps and left[0] > 0
+        left[0] -= bad
+        return inputs | {"factor": np.full(len(inputs["index"]), np.nan if bad else 1.0, np.float32)}
 
-    def poisoned(state: Any, *args: Any, **options: Any) -> Any:
-        def say(at: Any) -> Any:
-            left[0] -= int(at)
-            return np.float32(np.nan if at and left[0] >= 0 else 1.0)
+    def masked(state: Any, resident: Any, inputs: Any, **options: Any) -> Any:
+        batch = make(state, resident, {"index": inputs["index"]}, **options)
+        return batch | {"aux1_mask": inputs["factor"]}
 
-        batch = make(state, *args, **options)
-        at = jnp.isin(state.step + 1, jnp.asarray(steps))
-        factor = jax.pure_callback(say, jax.ShapeDtypeStruct((), jnp.float32), at)
-        return batch | {"aux1_mask": batch.get("mask", jnp.ones(len(batch["label"]))) * factor}
-
-    monkeypatch.setattr(batches, "training_batch", poisoned)
-    batches.functions.cache_clear()
+    monkeypatch.setattr(DevicePipeline, "__next__", poisoned)
+    monkeypatch.setattr(batches, "training_batch", masked)
 
 
 CHANGES = {"heads.aux1.mask": "aux1_mask", "parallel.num_devices": 1, "train.checkpoint_steps": 2, "train.log_steps": 4}

@@ -31,7 +31,8 @@ def folder(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("clone")
     for name in ("configs", "experiments", "auxjax"):
         (here / name).symlink_to(ROOT / name)
-    environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "XLA_FLAGS": "", "PYTHONPATH": str(here)}
+    environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "PYTHONPATH": str(here)}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     for command in COMMANDS:
         if "fashion_mnist" in command and not Path("/usr/share/datasets/fashion-mnist").exists():

@@ -71,7 +71,7 @@ def test_from_create_to_logs(folder: Path) -> None:
     assert "worker 1 exited 4" in printed and "stopping worker 0" in printed
     assert [(job / "exit_code").read_text() for job in jobs] == ["143\n", "4\n"]
     assert "worker 1 of 2 [\"it's $HOME\"]" in launch(home, "logs", *flags, "--worker=1"), "quoted for two shells"
-    addresses = "JAX_COORDINATOR_ADDRESS=127.0.0.1:9876 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID={} -- "
+    addresses = "JAX_COORDINATOR_ADDRESS=127.0.0.1:9876 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID={} AUXJAX_SUPERVISED=1 -- "
     assert [(job / "command").read_text().startswith(addresses.format(n)) for n, job in enumerate(jobs)] == [True, True]
     printed = launch(home, "status", *flags, code=1)
     assert "[0] exited 143" in printed and "[1] exited 4" in printed
