@@ -44,7 +44,9 @@ def test_a_skipped_step_changes_nothing_but_the_count_and_the_step(skipping: Any
     equal(after.replace(step=state.step, skipped=state.skipped), state)
     assert metrics["skipped/aux2"] == 1 and np.isnan(metrics["loss/aux2"]) and np.isfinite(metrics["loss/main"])
     # Both go on as if the step had not been, but for its number.
-    equal(step(after, small.batch())[0].params, step(state.replace(step=after.step), small.batch())[0].params)
+    following = step(after, small.batch())[0]
+    equal(following.params, step(state.replace(step=after.step), small.batch())[0].params)
+    assert int(following.skipped["in_a_row"]) == 0 and int(following.skipped["counts"]["total"]) == 1
 
 
 def test_finite_steps_are_those_of_a_program_that_does_not_skip(skipping: Any) -> None:
