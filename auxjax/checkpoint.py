@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ def open_manager(workdir: Folder, keep_last: int = 2, keep_best: int = 1) -> Man
         "metrics": ocp.JsonCheckpointHandler(),
         "inference": ocp.StandardCheckpointHandler(),
     }
-    _agreed(lambda: recover(workdir))
+    processes.together(lambda: _recover(workdir))
     try:
         return Manager(workdir / "checkpoints", keep_last, keep_best, handlers)
     except OSError as error:
@@ -136,18 +136,13 @@ def _on_one_device(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
 
 
-def _agreed(answer: Callable[[], Any]) -> Any:
-    """Returns what process 0 finds on the disk, on every process; what it raises is raised by all of them."""
-    found: dict[str, Any] = {}
+def _recover(workdir: Folder) -> None:
+    """Leaves whole steps alone in a run's folder, by process 0; raises AuxjaxError where the disk refuses that."""
     if processes.is_writer():
         try:
-            found = {"answer": answer()}
-        except (AuxjaxError, OSError) as error:
-            found = {"error": str(error)}
-    found = processes.agree(found)
-    if "error" in found:
-        raise AuxjaxError(found["error"])
-    return found["answer"]
+            recover(workdir)
+        except OSError as error:
+            raise AuxjaxError(str(error)) from error
 
 
 def _numbered(tree: Any) -> list[tuple[str, Any]]:

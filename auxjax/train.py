@@ -121,8 +121,8 @@ def evaluate(workdir: PathLike, split: str = "test", step: int | str = "last") -
 
     Raises AuxjaxError for a folder without a run, an unknown split and a step that was not kept.
     """
-    config = described.read(workdir, "main", "data", "dtype")[1]
-    return build.evaluate_bare(config, *load(workdir, step)[1:], split)
+    folder, config, dataset = described.read(workdir, "main", "data", "model", "dtype")
+    return build.evaluate_bare(config, *_bare(folder, config, dataset, step), split)
 
 
 def load(workdir: PathLike, step: int | str = "last") -> tuple[Any, nn.Module, dict[str, Any]]:
@@ -132,10 +132,7 @@ def load(workdir: PathLike, step: int | str = "last") -> tuple[Any, nn.Module, d
     run, no such step, or a checkpoint of another model.
     """
     folder, config, dataset = described.read(workdir, "model", "dtype")
-    with described.building(folder):
-        model = build.model(config, dataset["num_classes"])
-        bare = bare_shapes(model, jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32))
-    return config, model, checkpoint.restore_inference(folder, bare, step)
+    return config, *_bare(folder, config, dataset, step)
 
 
 def load_attached(workdir: PathLike, step: int | str = "last") -> tuple[Any, Attached, dict[str, Any]]:
@@ -151,6 +148,14 @@ def load_attached(workdir: PathLike, step: int | str = "last") -> tuple[Any, Att
         halves = jax.eval_shape(attached.init, jax.eval_shape(lambda: jax.random.key(0)), image)
     ema = config["optimizer"]["ema_decay"] > 0
     return config, attached, checkpoint.restore_variables(folder, halves, step, ema=ema)
+
+
+def _bare(folder: Folder, config: Any, dataset: dict[str, Any], step: int | str) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns the bare model of a run and its stripped variables."""
+    with described.building(folder):
+        model = build.model(config, dataset["num_classes"])
+        bare = bare_shapes(model, jax.ShapeDtypeStruct((1, *dataset["image_shape"]), jnp.float32))
+    return model, checkpoint.restore_inference(folder, bare, step)
 
 
 def _loop(

@@ -80,7 +80,7 @@ def _run(command: Sequence[str], count: int, asked: Sequence[int]) -> int:
     told = False
     deadline = float("inf")
     try:
-        for environment in _environments(count):
+        for environment in environments(count):
             children.append(subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_die_with))
         while time.monotonic() < deadline:
             codes = [child.poll() for child in children]
@@ -112,7 +112,7 @@ def _die_with() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _environments(count: int) -> list[dict[str, str]]:
+def environments(count: int) -> list[dict[str, str]]:
     """Returns the environment of each process: as it is for one, else with what joins them on this machine."""
     common = {**os.environ, "AUXJAX_SUPERVISED": "1"}
     if count == 1:

@@ -16,10 +16,9 @@ import auxjax
 from auxjax import batches, checkpoint, rollback
 from auxjax.data.device import DevicePipeline
 from auxjax.errors import AuxjaxError, NotFiniteError
-from auxjax.record import Recorder
 from auxjax.step import train_step
 from tests import small
-from tests.digits_runs import config
+from tests.digits_runs import config, interrupted
 from tests.equal import equal
 
 
@@ -148,21 +147,6 @@ def test_a_run_rolls_back_and_goes_on_at_half_the_rate(
     (again / "config.json").write_text((again / "config.json").read_text().replace(": 0.1,", ": 0.05,", 1))
     expected = auxjax.train(halved, again)
     equal(result.state, expected.state)
-
-
-def interrupted(made: Any, folder: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trains until a step is done."""
-    record = Recorder.step
-
-    def stop(self: Recorder, step: int, values: Any) -> None:
-        if step > after:
-            raise KeyboardInterrupt
-        record(self, step, values)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Recorder, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            auxjax.train(made, folder)
 
 
 def test_a_run_that_no_rollback_helps_ends(data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

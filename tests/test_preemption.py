@@ -18,7 +18,7 @@ from auxjax.population import train_members
 from auxjax.preemption import Preempted, watched
 from auxjax.record import Recorder
 from auxjax.saving import Manager
-from tests.digits_runs import config
+from tests.digits_runs import config, timeless
 from tests.equal import equal
 from tests.population import made
 
@@ -27,9 +27,8 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def timeless(folder: Path) -> list[dict[str, Any]]:
-    records = metrics.read(folder / "metrics.jsonl")
-    return [{key: value for key, value in record.items() if key != "steps_per_second"} for record in records]
+def records(folder: Path) -> list[dict[str, Any]]:
+    return timeless(metrics.read(folder / "metrics.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def test_a_run_saves_after_its_step_and_goes_on_with_the_same_bits(
     result = auxjax.train(whole.config, tmp_path)
     equal(result.state, whole.state)
     assert whole.workdir is not None
-    assert timeless(tmp_path) == timeless(whole.workdir)
+    assert records(tmp_path) == records(whole.workdir)
 
 
 def test_a_signal_after_the_last_step_is_not_lost(
@@ -198,4 +197,4 @@ def test_members_that_train_together_stop_together(
     again = train_members(configs, folders, execution="vmapped")
     for outcome, other in zip(again, expected, strict=True):
         assert outcome.evaluation == other.evaluation
-    assert [timeless(folder) for folder in folders] == [timeless(tmp_path / f"whole_{seed}") for seed in (0, 1)]
+    assert [records(folder) for folder in folders] == [records(tmp_path / f"whole_{seed}") for seed in (0, 1)]

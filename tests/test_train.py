@@ -16,9 +16,8 @@ import auxjax
 from auxjax import config as configs
 from auxjax import metrics
 from auxjax.errors import AuxjaxError
-from auxjax.record import Recorder
 from tests.compilations import counted
-from tests.digits_runs import config
+from tests.digits_runs import config, interrupted, timeless
 from tests.equal import equal
 
 
@@ -34,25 +33,12 @@ def test_a_run_interrupted_after_any_step_ends_with_the_same_bits(
 ) -> None:
     made = config(data_dir, **{"data.cache": cache})
     whole = auxjax.train(made, tmp_path / "whole")
-    record = Recorder.step
     for last in steps:
-
-        def stop(self: Recorder, step: int, values: Any, last: int = last) -> None:
-            if step > last:
-                raise KeyboardInterrupt
-            record(self, step, values)
-
-        monkeypatch.setattr(Recorder, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            auxjax.train(made, tmp_path / "resumed")
-    monkeypatch.setattr(Recorder, "step", record)
+        interrupted(made, tmp_path / "resumed", last, monkeypatch)
     resumed = auxjax.train(made, tmp_path / "resumed")
     equal(resumed.state, whole.state)
     assert resumed.evaluation == whole.evaluation
-    timeless = [
-        [{k: v for k, v in r.items() if k != "steps_per_second"} for r in run.history] for run in (whole, resumed)
-    ]
-    assert timeless[0] == timeless[1]
+    assert timeless(resumed.history) == timeless(whole.history)
     assert [(r["step"], r["split"]) for r in metrics.read(tmp_path / "resumed" / "metrics.jsonl")] == [
         (r["step"], r["split"]) for r in whole.history
     ]

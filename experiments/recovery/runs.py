@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+from supervise import environments
 
 from auxjax import config as configs
 from auxjax import data
@@ -54,14 +54,7 @@ def start(config: ConfigDict, folder: Path, count: int) -> Run:
     """Starts a run's processes, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["auxjax", "orbax.checkpoint", "recovery.runs"])
-    places: list[dict[str, str]] = [{}]
-    if count > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-        places = [{**common, "JAX_PROCESS_ID": str(number)} for number in range(count)]
-    arguments = [(configs.to_json(config), str(folder), variables) for variables in places]
+    arguments = [(configs.to_json(config), str(folder), variables) for variables in environments(count)]
     started = [context.Process(target=train, args=given) for given in arguments]
     for process in started:
         process.start()

@@ -14,9 +14,9 @@ import auxjax
 from auxjax import build, check, metrics
 from auxjax import config as configs
 from auxjax.errors import AuxjaxError
-from auxjax.record import Recorder
 from tests import digits_runs
 from tests.compilations import counted
+from tests.digits_runs import interrupted, timeless
 from tests.equal import equal
 
 ALL = ("gradient_norm", "similarity", "variance")
@@ -27,10 +27,6 @@ def config(data_dir: str, names: tuple[str, ...] = (), every: int = 0, **changes
     fewer = {"model.width": 8, "data.eval_batch_size": 360, "train.total_steps": 5, "train.eval_steps": 5}
     given = {"diagnostics.names": names, "diagnostics.every_steps": every}
     return digits_runs.config(data_dir, **fewer | given | changes)
-
-
-def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 @pytest.mark.multidevice
@@ -71,19 +67,10 @@ def test_a_resumed_run_has_the_records_of_a_whole_one(
     with caplog.at_level(logging.INFO, logger="auxjax"):
         whole = auxjax.train(made, tmp_path / "whole")
     assert "diagnostics took" in caplog.text
-    record = Recorder.step
-
-    def stop(self: Recorder, step: int, values: Any) -> None:
-        if step > 3:  # its diagnostics are written, and dropped when the run goes on from step 3
-            raise KeyboardInterrupt
-        record(self, step, values)
-
-    monkeypatch.setattr(Recorder, "step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        auxjax.train(made, tmp_path / "resumed")
+    # The diagnostics of step 4 are written, and dropped when the run goes on from step 3.
+    interrupted(made, tmp_path / "resumed", 3, monkeypatch)
     written = metrics.read(tmp_path / "resumed" / "diagnostics.jsonl")
     assert [r["step"] for r in written] == [1, 2, 4]
-    monkeypatch.setattr(Recorder, "step", record)
     resumed = auxjax.train(made, tmp_path / "resumed")
     equal(resumed.state, whole.state)
     assert timeless(resumed.diagnostics) == timeless(whole.diagnostics)

@@ -38,7 +38,7 @@ def config_of(name: str, method: str, data_dir: str, devices: int) -> Any:
     steps, batch_size = SHORT[name]
     config = cli.load_config(CONFIGS / f"{name}.py")
     config.weighting = {"name": method}
-    config.data.update(data_dir=data_dir, batch_size=batch_size, eval_batch_size=500, validation_examples=0)
+    config.data.update(data_dir=data_dir, batch_size=batch_size, eval_batch_size=500, validation_examples=500)
     config.optimizer.schedule.update(name="constant", **configs.durations("warmup"))
     config.optimizer.learning_rate = 0.02
     config.train.update(total_steps=steps, total_epochs=0.0, total_examples=0)

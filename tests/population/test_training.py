@@ -16,6 +16,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.population import plan, train_members
 from auxjax.population.members import Member
 from tests.compilations import counted
+from tests.digits_runs import timeless
 from tests.population.made import config
 
 
@@ -53,12 +54,8 @@ def parameters(folder: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(model)}
 
 
-def without_speed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k != "steps_per_second"} for record in records]
-
-
 def close(a: list[dict[str, Any]], b: list[dict[str, Any]], tolerance: float) -> None:
-    for x, y in zip(without_speed(a), without_speed(b), strict=True):
+    for x, y in zip(timeless(a), timeless(b), strict=True):
         assert list(x) == list(y) and x.pop("split") == y.pop("split")
         assert x == pytest.approx(y, rel=tolerance, abs=tolerance)
 
@@ -126,9 +123,7 @@ def test_an_interrupted_population_ends_with_the_same_bits(
         expected, found = parameters(whole), parameters(folder)
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, err_msg=name)
-        assert without_speed(metrics.read(folder / "metrics.jsonl")) == without_speed(
-            metrics.read(whole / "metrics.jsonl")
-        )
+        assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
 
 
 @pytest.mark.parametrize("execution", ["scanned", "vmapped"])
@@ -141,7 +136,7 @@ def test_a_member_that_diverges_is_marked_and_the_others_go_on(execution: str, d
     told = json.loads((folders[1] / "FAILED").read_text())
     assert told["status"] == "diverged" and told["step"] == outcomes[1].history[-1]["step"] + 1
     assert outcomes[1].error is not None and "learning_rate" in outcomes[1].error
-    assert all(np.isfinite(list(without_speed([r])[0].values())[2]) for r in outcomes[1].history)
+    assert all(np.isfinite(list(timeless([r])[0].values())[2]) for r in outcomes[1].history)
     (lone,) = train_members([configs[2]], execution="scanned", progress=False)
     close(outcomes[2].history, lone.history, 1e-4)
     again = train_members(configs, folders, execution=execution, progress=False)
@@ -150,7 +145,7 @@ def test_a_member_that_diverges_is_marked_and_the_others_go_on(execution: str, d
 
 def test_a_part_of_a_population_is_trained_as_in_the_whole(data_dir: str, together: list[Path]) -> None:
     (outcome,) = train_members(members(data_dir), only=[2], execution="scanned", progress=False)
-    assert without_speed(outcome.history) == without_speed(metrics.read(together[2] / "metrics.jsonl"))
+    assert timeless(outcome.history) == timeless(metrics.read(together[2] / "metrics.jsonl"))
 
 
 def test_sets_read_from_disk_train_one_by_one(data_dir: str, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from auxjax import manifest, metrics, storage
 from auxjax.diagnose import diagnose
 from auxjax.errors import AuxjaxError
 from auxjax.export import export_run
-from auxjax.record import Recorder
-from tests.digits_runs import config
+from tests.digits_runs import config, interrupted, timeless
 from tests.equal import equal
 from tests.storage.objects import Bucket
 
@@ -35,10 +34,6 @@ def made(data_dir: str) -> Any:
 def whole(made: Any, tmp_path_factory: pytest.TempPathFactory) -> auxjax.Result:
     """The run on a disk, untouched."""
     return auxjax.train(made, tmp_path_factory.mktemp("whole"), progress=False)
-
-
-def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in ("steps_per_second", "seconds")} for record in records]
 
 
 def same(resumed: auxjax.Result, whole: auxjax.Result) -> None:
@@ -59,17 +54,7 @@ def steps(bucket: Bucket, below: str = "run/checkpoints/") -> set[str]:
 def test_an_interrupted_run_ends_with_the_bits_of_a_local_one(
     bucket: Bucket, made: Any, whole: auxjax.Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = Recorder.step
-
-    def stop(self: Recorder, step: int, values: Any) -> None:
-        if step > 2:
-            raise KeyboardInterrupt
-        record(self, step, values)
-
-    monkeypatch.setattr(Recorder, "step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        auxjax.train(made, RUN, progress=False)
-    monkeypatch.setattr(Recorder, "step", record)
+    interrupted(made, RUN, 2, monkeypatch)
     assert steps(bucket) == {"1", "2"}
     same(auxjax.train(made, RUN, progress=False), whole)
     assert whole.workdir is not None
