@@ -25,12 +25,24 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = {"plainnet_fashion_mnist": (40, 64), "googlenet_fashion_mnist": (12, 16)}
 # Draws the losses to a ray on which main's is the largest, and so may raise it at first.
 BALANCING = ("pbi",)
+# What a record has of one device and of eight alike.
+KEPT = ("loss/", "weight/", "grad_norm/")
 
 
 @pytest.fixture(scope="module")
 def fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data folder with all training images and the first 500 test images: it is training that is looked at."""
+    whole = data.PREPARED["fashion_mnist"]
+
+    def few(source: str | None) -> Any:
+        splits, classes = whole(source)
+        images, labels = splits["test"]
+        return splits | {"test": (images[:500], labels[:500])}, classes
+
     folder = str(tmp_path_factory.mktemp("data"))
-    data.prepare("fashion_mnist", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.PREPARED, "fashion_mnist", few)
+        data.prepare("fashion_mnist", folder)
     return folder
 
 
@@ -52,9 +64,7 @@ def config_of(name: str, method: str, data_dir: str, devices: int) -> Any:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SHORT)
-def test_it_trains_and_resumes_and_eight_devices_give_the_same(
-    name: str, method: str, fashion_mnist: str, tmp_path: Path
-) -> None:
+def test_it_trains_and_resumes(name: str, method: str, fashion_mnist: str, tmp_path: Path) -> None:
     one = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
     losses = [record["loss/main"] for record in one.history if "weight/main" in record]
     assert np.isfinite(losses).all()
@@ -64,9 +74,19 @@ def test_it_trains_and_resumes_and_eight_devices_give_the_same(
     newest.rename(tmp_path / "last")
     again = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
     jax.tree.map(np.testing.assert_array_equal, again.state.params, one.state.params)
-    eight = auxjax.train(config_of(name, method, fashion_mnist, 8), progress=False)
-    first = [
-        (r["loss/main"], e["loss/main"]) for r, e in zip(one.history, eight.history, strict=True) if "loss/main" in r
-    ]
-    # Rounding grows from step to step, and a gate or a bandit may go the other way.
-    np.testing.assert_allclose([a for a, _ in first[:5]], [b for _, b in first[:5]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SHORT)
+def test_eight_devices_give_what_one_gives(name: str, method: str, fashion_mnist: str) -> None:
+    """In float64: twenty-two layers of BatchNorm on sixteen images multiply a rounding by a thousand in each step."""
+    found = []
+    for devices in (1, 8):
+        config = config_of(name, method, fashion_mnist, devices)
+        config.update(dtype="float64")
+        config.train.total_steps = 5
+        with jax.enable_x64(True):
+            history = auxjax.train(config, progress=False).history
+        found.append([[value for key, value in record.items() if key.startswith(KEPT)] for record in history])
+    for one, eight in zip(*found, strict=True):
+        np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-7)
