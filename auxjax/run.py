@@ -16,7 +16,7 @@ from auxjax import processes, storage
 from auxjax.data import DataSet
 from auxjax.errors import AuxjaxError
 from auxjax.storage import Folder, PathLike, write_json, write_text
-from auxjax.untrusted import read_json
+from auxjax.untrusted import is_size, read_json
 
 _PACKAGES = (
     "jax",
@@ -130,10 +130,6 @@ def read_dataset(folder: Folder) -> dict[str, Any]:
     dataset = read_json(path, "train it again")
     shape = dataset.get("image_shape")
     sizes = [*shape, dataset.get("num_classes")] if isinstance(shape, list) else []
-    if len(sizes) != 4 or not all(map(_is_size, sizes)):
+    if len(sizes) != 4 or not all(map(is_size, sizes)):
         raise AuxjaxError(f"{path} has no image_shape of three sizes, or no num_classes: train it again")
     return dataset
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**24

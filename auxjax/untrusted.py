@@ -9,6 +9,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.storage import Folder, size
 
 _LARGEST = 16 * 2**20  # bytes of a file
+_WIDEST = 2**24  # of an image's sides and channels, and of classes
 _DEEPEST = 32  # objects and lists in one another, far from where Python's own recursion ends
 
 
@@ -39,3 +40,8 @@ def parse(text: str) -> Any:
         inner = [item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, dict | list)]
         layer = [item for items in inner for item in items]
     return value
+
+
+def is_size(value: Any) -> bool:
+    """Returns whether a JSON value can be the size of an axis."""
+    return type(value) is int and 0 < value < _WIDEST

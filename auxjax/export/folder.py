@@ -22,7 +22,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.export.tensors import read_tensors
 from auxjax.manifest import shown
 from auxjax.proof import bare_shapes, check_paths, paths
-from auxjax.untrusted import parse
+from auxjax.untrusted import is_size, parse
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 _FORMAT = {"format": "auxjax", "format_version": 1}
@@ -74,7 +74,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     shape, classes = config.get("image_shape"), config.get("num_classes")
     if lost:
         raise AuxjaxError(f"{file} lost its keys {', '.join(lost)}: export the run again")
-    if not isinstance(shape, list) or len(shape) != 3 or not all(map(_is_size, shape)) or not _is_size(classes):
+    if not isinstance(shape, list) or len(shape) != 3 or not all(map(is_size, shape)) or not is_size(classes):
         found = f"image_shape={shown(repr(shape))} and num_classes={shown(repr(classes))}"
         raise AuxjaxError(f"{file} has {found}: not [H, W, C] and a count")
     check_sizes(config["model"], f"{file}: model")
@@ -123,7 +123,3 @@ def check_target(target: Path) -> None:
 
 def _is_ours(name: str) -> bool:
     return name in (CONFIG, TENSORS, CARD, "model.stablehlo", "model.onnx") or name.endswith("_torchvision.safetensors")
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and value > 0

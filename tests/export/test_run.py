@@ -149,6 +149,7 @@ def test_a_folder_that_is_damaged_is_one_line(exported: Path, tmp_path: Path) ->
         json.dumps(config | {"format_version": 2}): "not of auxjax's export format",
         json.dumps({k: v for k, v in config.items() if k != "mean"}): "lost its keys mean",
         json.dumps(config | {"image_shape": [8, 8]}): r"image_shape=\[8, 8\]",
+        json.dumps(config | {"image_shape": [2**40, 8, 1]}): r"image_shape=\[1099511627776, 8, 1\]",
         json.dumps(config | {"model": {"name": "plainet"}}): "unknown model 'plainet'; did you mean 'plainnet'",
         json.dumps(config | {"model": config["model"] | {"widht": 3}}): "unknown key 'widht'",
     }  # fmt: skip
