@@ -20,6 +20,8 @@ from auxjax.tap_gradients import tap_gradients
 from auxjax.trunk import KINDS, named, trunk_names, unnamed
 from auxjax.weighting.protocol import Signals, Update, combine, gramian_of
 
+# Stands in for a weight of main that is 0, so that what main alone reaches can be divided by it again.
+_SMALLEST = 1e-12
 # By path: a gradient's arrays, only those that its loss reaches.
 Named = Mapping[str, jax.Array]
 
@@ -64,12 +66,14 @@ def head_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: s
 def resting_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: str | None = None) -> Pass:
     """One weighted backward pass under the weights that are held, for the steps that are not due.
 
-    As under `head_gradients`, a head's weight acts on the gradient that goes into its tap, not on its own parameters.
+    As under `head_gradients`, a head's weight acts on the gradient that goes into its tap, not on its own parameters,
+    and main's weight on what a head reaches too.
     """
     rest, scales = state.program.weighting.rest, own_weights(state)
     assert rest is not None
     update, weighting_state = rest.update(signals(state, None), state.weighting_state)
     weights = jnp.broadcast_to(update.weights, scales.shape)
+    main = jnp.where(jnp.abs(weights[0]) < _SMALLEST, _SMALLEST, weights[0])
     feedback = {name: weights[k] for k, name in enumerate(state.program.names, start=1)}
 
     def shares(params: Any) -> tuple[jax.Array, Any]:
@@ -78,8 +82,11 @@ def resting_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name
         return jnp.stack(values), extras
 
     values, pullback, (statistics, hits) = jax.vjp(shares, state.params, has_aux=True)
-    (grads,) = pullback((scales * weights.at[1:].set(1)).astype(values.dtype))
+    (grads,) = pullback((scales.at[0].multiply(main)).astype(values.dtype))
     losses, grads = psum((values, grads), axis_name)
+    shared = _trunk_shapes("shared", state, batch, key, axis_name)
+    model = {name: x if name in shared else x / main.astype(x.dtype) for name, x in named(grads["model"]).items()}
+    grads = {"model": unnamed(grads["model"], model), "heads": grads["heads"]}
     return Pass(losses, scales * weights, weighting_state, grads, statistics, hits)
 
 
@@ -106,11 +113,22 @@ def trunk_of(program: Any, variables: Mapping[str, Any], batch: Batch) -> dict[s
             step=jnp.zeros((), jnp.int32), params=variables["params"], statistics=statistics, opt_state=(),
             weighting_state=(), ema_params=None, skipped=None, key=jax.random.key(0), program=program,
         )  # fmt: skip
-        passes = pullbacks(lambda params: losses_of(state, params, batch, state.key, None), state.params)
-        arrays = named(variables["params"]["model"])
-        return {name: arrays[name] for name in find_trunk(program.trunk, passes).names}
+        return _trunk_shapes(program.trunk, state, batch, state.key, None)
 
     return {} if program.trunk == "taps" else jax.eval_shape(trace, variables, batch)
+
+
+def _trunk_shapes(
+    kind: str, state: TrainState, batch: Batch, key: jax.Array, axis_name: str | None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes of the arrays of the trunk of that kind by path; nothing is computed."""
+
+    def trace(params: Any) -> dict[str, Any]:
+        passes = pullbacks(lambda params: losses_of(state, params, batch, key, axis_name), params)
+        arrays = named(params["model"])
+        return {name: arrays[name] for name in find_trunk(kind, passes).names}
+
+    return jax.eval_shape(trace, state.params)
 
 
 def _sequential(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: str | None) -> tuple[list[Named], Any]:

@@ -16,8 +16,9 @@ from auxjax import ops, parallel
 from auxjax.errors import AuxjaxError
 from auxjax.gradients import gradients
 from auxjax.head_gradients import head_gradients, losses_of, resting_gradients, trunk_of
-from auxjax.heads import Head
+from auxjax.heads import Head, LinearProbe
 from auxjax.held_out import held_out, hold_out
+from auxjax.models.plainnet import PlainNet
 from auxjax.pullbacks import pullbacks, reached
 from auxjax.step import Program, TrainState, create_state, train_step
 from auxjax.trunk import named, unnamed
@@ -276,10 +277,11 @@ def test_eight_devices_give_the_gradients_and_the_gramian_of_one(mode: str, trun
     close((seen[8].params, seen[8].weighting_state), (seen[1].params, seen[1].weighting_state))
 
 
+@pytest.mark.parametrize("main", [0.3, 0.0])
 @pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow_study)])
-def test_a_step_that_is_not_due_holds_the_weights_and_is_the_same_update(mode: str) -> None:
+def test_a_step_that_is_not_due_holds_the_weights_and_is_the_same_update(mode: str, main: float) -> None:
     """Under weights that do not depend on the gradients, looking every third step must change nothing."""
-    fixed = Weighting(no_state, lambda s, state: (Update(jnp.array([1.0, 0.5, 0.0])), state), frozenset({"gramian"}))
+    fixed = Weighting(no_state, lambda s, state: (Update(jnp.array([main, 0.5, 0.0])), state), frozenset({"gramian"}))
     ends = []
     for weighting in (fixed, every(fixed, 3)):
         program = program_of(weighting=weighting)
@@ -295,6 +297,28 @@ def test_a_step_that_is_not_due_holds_the_weights_and_is_the_same_update(mode: s
 
 def _plain_step(state: TrainState, _: Any, batch: Any, axis_name: str | None = None) -> Any:
     return train_step(state, batch, axis_name=axis_name)
+
+
+def test_vmapped_pullbacks_keep_no_k_gradients() -> None:
+    """By XLA's own account of what a compiled step needs beside its arguments, over the trunk's size."""
+
+    def norms(signals: Signals, state: Any) -> tuple[Update, Any]:
+        assert signals.gramian is not None
+        return Update(1 / jnp.diag(signals.gramian)), state
+
+    looking = Weighting(no_state, norms, frozenset({"gramian"}))
+    wide = PlainNet(num_classes=4, depth=4, width=512, activation="relu", kernel_init="he")
+    heads = {f"aux{i}": Head("layer_4", LinearProbe(4), weight=0.3) for i in range(4)}
+    batch = {"image": jnp.ones((2, 512)), "label": jnp.zeros(2, jnp.int32)}
+    used = {}
+    for how in ("sequential", "vmapped"):
+        program = small.program(heads)._replace(attached=auxjax.attach(wide, heads), weighting=looking, pullbacks=how)
+        variables = program.attached.init(jax.random.key(0), batch["image"])
+        state = create_state(program, variables, jax.random.key(1), trunk_of(program, variables, batch))
+        memory = jax.jit(train_step).lower(state, batch).compile().memory_analysis()
+        assert memory is not None
+        used[how] = memory.temp_size_in_bytes / sum(x.nbytes for x in jax.tree.leaves(state.params["model"]))
+    assert used["vmapped"] < 1.5 < 2.5 < used["sequential"]
 
 
 def test_a_step_that_is_not_due_has_one_backward_pass() -> None:
