@@ -98,15 +98,14 @@ def test_emitted_commands_train_all_and_exit_codes_tell_what_is_missing(data_dir
 
 @pytest.fixture
 def two_machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster whose head runs no task, with two machines of one CPU; `nodes` are those two."""
+    """A Ray cluster whose head runs no task, with two machines of one CPU, and those two."""
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    cluster.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    yield cluster
+    yield cluster, [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.shutdown()
 
 
@@ -115,6 +114,7 @@ def two_machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_an_ablation_on_ray_that_loses_a_machine_ends_with_the_same_numbers(
     two_machines: Any, data_dir: str, tmp_path: Path
 ) -> None:
+    machines, nodes = two_machines
     made = ablation_runs.config(data_dir, **{"train.total_steps": 200, "train.checkpoint_steps": 10})
     grid = sweep.combinations(made, axes=["train.log_steps=1,2"])
     alone = ablate.ablate(made, grid, tmp_path / "alone", seeds=[0, 1], progress=False)
@@ -125,11 +125,11 @@ def test_an_ablation_on_ray_that_loses_a_machine_ends_with_the_same_numbers(
         while len({path.parts[-3] for path in runs.glob("*/checkpoints/*0")}) < 2:
             time.sleep(0.05)
         at_loss.append(len(list(runs.glob("*/DONE"))))
-        two_machines.remove_node(two_machines.nodes[0], allow_graceful=False)
+        machines.remove_node(nodes[0], allow_graceful=False)
 
     thread = threading.Thread(target=lose_one, daemon=True)
     thread.start()
-    cluster = workers.Cluster(address=two_machines.address)
+    cluster = workers.Cluster(address=machines.address)
     done = ablate.ablate(made, grid, tmp_path / "cluster", seeds=[0, 1], on_ray=cluster, progress=False)
     thread.join(timeout=60)
     assert at_loss == [0]

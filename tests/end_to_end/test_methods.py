@@ -28,7 +28,7 @@ BALANCING = ("pbi",)
 LOSSES, ALL = ("loss/main", "loss/aux"), ("loss/", "weight/", "grad_norm/")
 # Its twenty steps at the authors' rate of 10 do not settle: a rounding of the gradients decides where they end.
 RESTLESS = ("sdmgrad",)
-# In float64: every method on PlainNet, and one of each kind on GoogLeNet, which takes three minutes.
+# On eight devices: every method on PlainNet, and one of each kind on GoogLeNet, which takes three minutes.
 KINDS = ("uncertainty", "upgrad", "gradnorm", "gcs_per_tensor", "auxi_learn", "exp3")
 WIDE = [("plainnet_fashion_mnist", method) for method in METHODS] + [
     ("googlenet_fashion_mnist", kind) for kind in KINDS
@@ -70,9 +70,7 @@ def config_of(name: str, method: str, data_dir: str, devices: int) -> Any:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SHORT)
-def test_it_trains_and_resumes_and_eight_devices_begin_alike(
-    name: str, method: str, fashion_mnist: str, tmp_path: Path
-) -> None:
+def test_it_trains_and_resumes(name: str, method: str, fashion_mnist: str, tmp_path: Path) -> None:
     one = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
     losses = [record["loss/main"] for record in one.history if "weight/main" in record]
     assert np.isfinite(losses).all()
@@ -82,15 +80,11 @@ def test_it_trains_and_resumes_and_eight_devices_begin_alike(
     newest.rename(tmp_path / "last")
     again = auxjax.train(config_of(name, method, fashion_mnist, 1), tmp_path / "run", progress=False)
     jax.tree.map(np.testing.assert_array_equal, again.state.params, one.state.params)
-    eight = auxjax.train(config_of(name, method, fashion_mnist, 8), progress=False)
-    first, second = zip(one.history[:2], eight.history[:2], strict=True)
-    np.testing.assert_allclose(*(measured(record) for record in first), rtol=1e-3)
-    # In float32 a step of GoogLeNet on sixteen images multiplies a rounding by a thousand.
-    np.testing.assert_allclose(*(measured(record, LOSSES) for record in second), rtol=5e-2)
 
 
 @pytest.mark.parametrize(("name", "method"), WIDE)
-def test_eight_devices_give_what_one_gives_where_rounding_is_small(name: str, method: str, fashion_mnist: str) -> None:
+def test_eight_devices_give_what_one_gives(name: str, method: str, fashion_mnist: str) -> None:
+    """In float64: in float32 a step of GoogLeNet on sixteen images multiplies a rounding by a thousand."""
     histories = []
     for devices in (1, 8):
         config = config_of(name, method, fashion_mnist, devices)
@@ -100,10 +94,6 @@ def test_eight_devices_give_what_one_gives_where_rounding_is_small(name: str, me
             histories.append(auxjax.train(config, progress=False).history)
     # Parameters and their gradients stay float32, and famo divides small differences of losses.
     prefixes = LOSSES if method in RESTLESS else ALL
-    for one, eight in zip(*histories, strict=True):
-        np.testing.assert_allclose(measured(eight, prefixes), measured(one, prefixes), rtol=1e-4, atol=1e-7)
-
-
-def measured(record: dict[str, Any], prefixes: tuple[str, ...] = ALL) -> list[float]:
-    """Returns what a record has of one device and of eight alike."""
-    return [value for key, value in record.items() if key.startswith(prefixes)]
+    for records in zip(*histories, strict=True):
+        one, eight = ([value for key, value in record.items() if key.startswith(prefixes)] for record in records)
+        np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-7)
