@@ -99,10 +99,10 @@ class Online(NamedTuple):
     steps: jax.Array
 
 
-def ol_aux(learning_rate: float = 0.01, every_steps: int = 5) -> Weighting:
+def ol_aux(learning_rate: float = 0.01, period_steps: int = 5) -> Weighting:
     """Learns each auxiliary weight online, by how far that loss's gradients served main over the last few steps.
 
-    w_i <- max(0, w_i + learning_rate * sum G_0i), the sum over the last `every_steps` steps, which still used the old
+    w_i <- max(0, w_i + learning_rate * sum G_0i), the sum over the last `period_steps` steps, which still used the old
     weight; w_0 = 1 and every w_i starts at 1. The state holds weights, sums and a count.
 
     Lin et al., NeurIPS 2019, algorithm 1 (N = 5). `learning_rate` is the paper's beta times the step size alpha of the
@@ -116,7 +116,7 @@ def ol_aux(learning_rate: float = 0.01, every_steps: int = 5) -> Weighting:
     def update(signals: Signals, state: Online) -> tuple[Update, Online]:
         gramian = gramian_in(signals)
         products = state.products + gramian[0].astype(state.products.dtype)
-        due = state.steps + 1 >= every_steps
+        due = state.steps + 1 >= period_steps
         learned = jnp.maximum(state.weights + learning_rate * products, 0.0).at[0].set(1.0)
         new = Online(
             weights=jnp.where(due, learned, state.weights),

@@ -121,7 +121,7 @@ METHODS: dict[str, Method] = {
     "mt_adam": Method(
         mt_adam,
         "Malkiel & Wolf 2020, arXiv 2006.14683, algorithm 1",
-        frozenset({"main_one"}),
+        frozenset(),
         "the authors' (ItzikMalkiel/MTAdam)",
     ),
 }

@@ -185,5 +185,6 @@ METHODS: dict[str, Method] = {
         "Jiang et al. 2023, arXiv 2301.12618, algorithm 1",
         frozenset({"main_one"}),
         "the authors' (thuml/ForkMerge; forks of epochs)",
+        "5 K more of those",
     ),
 }

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from auxjax.errors import AuxjaxError
-from auxjax.weighting.protocol import Rest, Signals, Update, Weighting, combine
+from auxjax.weighting.protocol import HeldOut, Rest, Signals, Update, Weighting, combine
 
 
 class Chained(NamedTuple):
@@ -173,6 +173,21 @@ def wrapping(weighting: Weighting, update: Callable[[Signals, Wrapped], tuple[Up
 
 def _finished(weighting: Weighting, signals: Signals, state: Any) -> Any:
     return weighting.finish(signals, state) if weighting.finish else state
+
+
+def gives_direction(weighting: Weighting) -> bool:
+    """Returns whether the weighting decides a direction, and not weights alone; nothing is computed."""
+
+    def decide() -> Update:
+        zero, ones = jnp.zeros(()), jnp.ones(2)
+        tree = {"x": jnp.ones(2)}
+        held_out = HeldOut(lambda direction: (zero, tree), lambda weights, vector: vector, zero)
+        signals = Signals(
+            jnp.zeros((), jnp.int32), zero, jax.random.key(0), ones, jnp.eye(2), (tree, tree), held_out, ones
+        )
+        return weighting.update(signals, weighting.init(("main", "aux"), tree))[0]
+
+    return jax.eval_shape(decide).direction is not None
 
 
 def each(weights: jax.Array, like: jax.Array) -> jax.Array:

@@ -97,5 +97,6 @@ METHODS: dict[str, Method] = {
         "Navon et al. 2021, arXiv 2007.02693, algorithms 1 and 2",
         frozenset({"heads_symmetric"}),
         "the authors' (AvivNavon/AuxiLearn)",
+        "3 products with the Hessian",
     ),
 }

@@ -97,13 +97,15 @@ CONSTANT = Weighting(no_state, _ones)
 class Method(NamedTuple):
     """A row of the registry: how a weighting is made, where it is published, and which promises it keeps.
 
-    `source` is the paper with its section or equation; `peers` says which libraries have it, and which of them differ.
+    `source` is the paper with its section or equation; `peers` says which libraries have it, and which of them differ;
+    `more_cost` is what a step costs beside what its needs say.
     """
 
     make: Callable[..., Weighting]
     source: str
     promises: frozenset[str] = frozenset()
     peers: str = ""
+    more_cost: str = ""
 
 
 # Each has a property test that runs on every method that claims it. d is the trunk's gradient, subtracted by the step.

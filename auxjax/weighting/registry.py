@@ -52,7 +52,7 @@ METHODS: dict[str, Method] = {name: method for family in FAMILIES.values() for n
 NAMES = (*SCHEDULES, "depth_decay", *METHODS)
 
 # What a method's section may say beside the method's own parameters.
-_AROUND: dict[str, Any] = {
+AROUND: dict[str, Any] = {
     "schedule": {"name": "constant"},  # multiplies every head's own weight, before the method sees losses and gradients
     "trunk": "shared",  # shared, shallowest, taps, or the path of a submodule
     "pullbacks": "sequential",  # or vmapped
@@ -85,12 +85,15 @@ def choose(config: Mapping[str, Any]) -> Chosen:
     if name not in METHODS:
         return Chosen(config, CONSTANT, "shared", "sequential")
     given = {key: value for key, value in config.items() if key != "name"}
-    around = {key: given.pop(key, default) for key, default in _AROUND.items()}
+    around = {key: given.pop(key, default) for key, default in AROUND.items()}
     _check_around(around, name)
     if around["ema"] and name in FAMILIES["controllers"]:
         raise AuxjaxError(f"ema of weighting {name!r} must be 0: a controller is paid for the weights that it chose")
-    check_parameters(METHODS[name].make, given, f"weighting {name!r}", also=tuple(_AROUND))
+    check_parameters(METHODS[name].make, given, f"weighting {name!r}", also=tuple(AROUND))
     weighting = normalize.normalized(METHODS[name].make(**given), around["normalize"])
+    wanted = [key for key in ("ema", "every_steps") if around[key] != AROUND[key]]
+    if wanted and compose.gives_direction(weighting):
+        raise AuxjaxError(f"{wanted[0]} of weighting {name!r} must be left out: it gives a direction and not weights")
     if around["ema"]:
         weighting = compose.ema(weighting, around["ema"])
     if around["warm_up_steps"]:
@@ -130,7 +133,7 @@ def _check_around(around: Mapping[str, Any], name: str) -> None:
                 raise AuxjaxError(f"{what} is a section such as {{'name': 'linear_decay'}}, not {value!r}")
             own_weights(value, {})
             continue
-        _check_kind(value, _AROUND[key], what)
+        _check_kind(value, AROUND[key], what)
         if key in _CHOICES and value not in _CHOICES[key]:
             raise unknown(what, value, _CHOICES[key])
     if not 0 <= around["ema"] < 1:

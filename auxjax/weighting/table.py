@@ -26,13 +26,13 @@ def _row(name: str, method: Method) -> str:
     needs = method.make().needs
     looks = ", ".join(text for need, text in _LOOKS.items() if need in needs)
     promises = ", ".join(f"`{promise}`" for promise in PROMISES if promise in method.promises)
-    return f"| `{name}` | {method.source} | {looks} | {_cost(needs)} | {promises} | {method.peers} |"
+    return f"| `{name}` | {method.source} | {looks} | {_cost(method, needs)} | {promises} | {method.peers} |"
 
 
-def _cost(needs: frozenset[str]) -> str:
+def _cost(method: Method, needs: frozenset[str]) -> str:
     """Returns the cost of a step over the plain one: r is the trunk's share of a step that is its backward pass."""
     parts = ["1"]
     parts += ["(K - 1) r"] if needs & {"gramian", "gradients"} else []
     parts += ["main's loss on a quarter of the batch"] if "held_out" in needs else []
     parts += ["a forward pass"] if "losses_after" in needs else []
-    return " + ".join(parts)
+    return " + ".join([*parts, *([method.more_cost] if method.more_cost else [])])

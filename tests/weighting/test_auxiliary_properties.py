@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from auxjax import weighting as weightings
 from auxjax.weighting import asymmetric, balanced, decomposition, directions, priority
 from auxjax.weighting.protocol import CONSTANT, PROMISES, Signals, Weighting, combine, gramian_of
 from tests.weighting.auxiliary_gradients import Array, Run, as_tree, as_vector, families, run, signals
@@ -88,15 +89,19 @@ def mean(seen: Signals, state: Any) -> tuple[Any, Any]:
 OPTIMUM, ELSEWHERE, RATE, STEPS = np.array([1.0, -1.0]), np.array([-6.0, 3.0]), 0.02, 400
 
 
-def trained(weighting: Weighting) -> Array:
-    """Returns the points of SGD on ||x - a||^2 beside ||x - b||^2, where b = a until halfway and is then far off."""
+def trained(weighting: Weighting, turn: int = STEPS // 2) -> Array:
+    """Returns the points of SGD on ||x - a||^2 beside ||x - b||^2, where b = a until step `turn` and is then far off.
+
+    The step's key is folded from the step, for methods that draw.
+    """
     start = jnp.asarray([4.0, 3.0])
 
     def step(carry: Any, index: Any) -> tuple[Any, Any]:
         x, state = carry
-        other = jnp.where(index < STEPS // 2, OPTIMUM, ELSEWHERE)
+        other = jnp.where(index < turn, OPTIMUM, ELSEWHERE)
         gradients = ({"x": 2 * (x - OPTIMUM)}, {"x": 2 * (x - other)})
-        seen = Signals(index, index / STEPS, gramian=gramian_of(gradients), gradients=gradients)
+        key = jax.random.fold_in(jax.random.key(0), index)
+        seen = Signals(index, index / STEPS, key, gramian=gramian_of(gradients), gradients=gradients)
         update, state = weighting.update(seen, state)
         weights = jnp.broadcast_to(update.weights, (2,))
         direction = combine(weights, gradients) if update.direction is None else update.direction
@@ -129,6 +134,12 @@ def test_weights_that_do_not_look_end_at_the_compromise(weighting: Weighting) ->
     points = trained(weighting)
     assert distance(points)[STEPS // 2 - 1] < 0.01
     np.testing.assert_allclose(points[-1], (OPTIMUM + ELSEWHERE) / 2, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["upgrad", "nash_mtl", "pcgrad"])
+def test_symmetric_methods_stop_at_a_compromise_where_it_turns_before_main_arrives(name: str) -> None:
+    assert distance(trained(weightings.METHODS[name].make(), turn=20))[-1] > 0.5
+    assert distance(trained(METHODS["gcs"].make(), turn=20))[-1] < 0.05
 
 
 def test_a_helpful_auxiliary_loss_speeds_main_up() -> None:

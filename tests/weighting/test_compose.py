@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from auxjax.errors import AuxjaxError
-from auxjax.weighting.compose import chain, ema, every, warm_up
+from auxjax.weighting import METHODS, choose
+from auxjax.weighting.compose import chain, ema, every, gives_direction, warm_up
 from auxjax.weighting.loss_based import dwa, excess_mtl, famo, rlw, uncertainty
 from auxjax.weighting.normalize import CONVENTIONS, normalized
 from auxjax.weighting.protocol import CONSTANT, HeldOut, Signals, Update, Weighting, combine, gramian_of, no_state
+from auxjax.weighting.registry import AROUND
 from auxjax.weighting.scalarized import gls, scale_invariant
 from tests.weighting.steps import Array, losses_of, rolled
 
@@ -249,3 +252,19 @@ def test_what_cannot_be_composed_is_named() -> None:
     lone = warm_up(Weighting(no_state, lambda s, state: (Update(jnp.ones(K), jnp.ones(2)), state)), CONSTANT, 1)
     with pytest.raises(AuxjaxError, match="warm_up needs gradients"):
         lone.update(signals_at(0, gradients=None), lone.init(NAMES, None))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_goes_around_a_method_has_no_parameter_of_its_name_and_is_refused_where_it_cannot_act(name: str) -> None:
+    assert not set(inspect.signature(METHODS[name].make).parameters) & set(AROUND)
+    if gives_direction(METHODS[name].make()):
+        with pytest.raises(AuxjaxError, match=f"every_steps of weighting '{name}' must be left out: it gives a dir"):
+            choose({"name": name, "every_steps": 2})
+    else:
+        assert choose({"name": name, "every_steps": 2}).weighting.rest is not None
+
+
+def test_methods_that_give_a_direction_are_those_that_change_gradients_and_not_weights() -> None:
+    found = {name for name, method in METHODS.items() if gives_direction(method.make())}
+    assert {"sign_gate", "grad_drop", "mt_adam", "attittud"} <= found
+    assert not found & {"pcgrad", "gcs", "famo", "exp3", "auxi_learn"}

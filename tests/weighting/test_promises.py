@@ -104,6 +104,15 @@ def main_first(weighting: Weighting, weights: Array, directions: Array) -> bool:
     return descends(inputs()[0][:, :, :1], weights, directions)
 
 
+def main_one(weighting: Weighting, weights: Array, directions: Array) -> bool:
+    """Whether main's weight is 1, and main's gradient the direction where the others have none."""
+    gradients, losses = inputs()
+    alone = gradients * (np.arange(K) == 0)[:, None]
+    _, along = run(weighting, alone, losses)
+    close = np.allclose(along, gradients[:, :, 0], rtol=1e-6, atol=0)
+    return close and bool(np.all(np.abs(weights[..., 0] - 1) < 1e-6))
+
+
 def all_descend(weighting: Weighting, weights: Array, directions: Array) -> bool:
     return descends(inputs()[0], weights, directions)
 
@@ -139,7 +148,7 @@ CHECKS: dict[str, Callable[[Weighting, Array, Array], bool]] = {
     "scale_invariant": scale_invariant,
     "symmetric": permuted([2, 0, 3, 1]),
     "heads_symmetric": permuted([0, 3, 1, 2]),
-    "main_one": lambda weighting, weights, directions: bool(np.all(np.abs(weights[..., 0] - 1) < 1e-6)),
+    "main_one": main_one,
     "sum_k": sums(K),
     "sum_one": sums(1.0),
 }
