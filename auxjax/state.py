@@ -105,5 +105,8 @@ def _no_skips(program: Program) -> dict[str, Any]:
 
 
 def _strong(array: jax.Array) -> jax.Array:
-    """Returns the array without JAX's weak type, that of Python's numbers, which a step would not give back."""
-    return array if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else jnp.asarray(array, array.dtype)
+    """Returns a copy of the array without JAX's weak type, that of Python's numbers, which a step would not give back.
+
+    A weighting may begin with one array in several places, and a step whose state is donated takes each only once.
+    """
+    return array if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else jnp.array(array, array.dtype)

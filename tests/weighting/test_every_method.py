@@ -95,6 +95,13 @@ def test_it_trains_and_says_its_weights(name: str) -> None:
     assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.parametrize("name", ["mt_adam", "sdmgrad"])
+def test_the_first_state_can_be_donated(name: str) -> None:
+    state = first(program({"name": name}))
+    buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((state.params, state.weighting_state))]
+    assert len(set(buffers)) == len(buffers)
+
+
 @pytest.mark.parametrize("name", IN_A_STEP)
 def test_it_resumes_with_the_same_bits_and_calls_no_host(name: str) -> None:
     states, _ = trained(name)
