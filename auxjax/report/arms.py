@@ -69,6 +69,16 @@ def varied(arms: Sequence[Arm]) -> list[str]:
     return [key for key in keys if len(values[key]) > 1]
 
 
+def without(arms: Sequence[Arm], key: str) -> list[Arm]:
+    """Returns the arms in their order, named and told apart as if their configs had no such dotted key."""
+    others = [arm._replace(config={k: v for k, v in arm.config.items() if k != key}) for arm in arms]
+    named = _name(others)
+    names = {arm.name: other.name for arm, other in zip(arms, named, strict=True)}
+    return [
+        other._replace(config=arm.config, baseline=names[arm.baseline]) for arm, other in zip(arms, named, strict=True)
+    ]
+
+
 def heads_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns `{head: {field: value}}` of a flattened config, heads in the order of their names' numbers."""
     heads: dict[str, dict[str, Any]] = {}

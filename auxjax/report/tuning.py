@@ -16,11 +16,12 @@ from auxjax.report.runs import Run, flat
 class Tuned(NamedTuple):
     """The runs that are compared: of each family, arms equal but for the rate, those at its best rate.
 
-    `families` holds all runs by rate for each kept group id, `notes` says what was chosen; without tuning all runs are
-    kept, and there are neither.
+    `key` is the rate's in the config, `families` holds all runs by rate for each kept group id, `notes` says what was
+    chosen; where nothing was, all runs are kept, and there are neither key nor families.
     """
 
     runs: list[Run]
+    key: str
     families: dict[str, dict[float, list[Run]]]
     notes: list[str]
 
@@ -32,10 +33,10 @@ def at_best(runs: Sequence[Run], ablation: Mapping[str, Any], split: str, metric
     """
     key = ablation.get("tuned")
     if not key:
-        return Tuned(list(runs), {}, [])
+        return Tuned(list(runs), "", {}, [])
     validation = evaluated_split(runs, split)
     if validation == split:
-        return Tuned(list(runs), {}, [f"{key} was tried at several values, but no validation split chooses one."])
+        return Tuned(list(runs), "", {}, [f"{key} was tried at several values, but no validation split chooses one."])
     families: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
         if run.config:
@@ -53,7 +54,7 @@ def at_best(runs: Sequence[Run], ablation: Mapping[str, Any], split: str, metric
         f"Each arm is compared at its own {key}, chosen among {', '.join(f'{rate:g}' for rate in tried)} by the mean "
         f"of {metric} on the {validation} split; the test split chose nothing."
     )
-    return Tuned(kept, by_group, [note])
+    return Tuned(kept, key, by_group, [note])
 
 
 def plot(tuned: Tuned, arms: Sequence[Arm], split: str, metric: str) -> Plot:

@@ -56,3 +56,31 @@ def test_the_test_split_chooses_nothing(tmp_path: Path) -> None:
 def test_an_ablation_that_tuned_nothing_keeps_its_arms(tmp_path: Path) -> None:
     content = gather([write(tmp_path, tuned="")])
     assert len(content.arms) == 6 and not any(plot.name == "learning_rates" for plot in content.plots)
+
+
+def write_grid(folder: Path) -> Path:
+    """Two layers by two weights; layer_3 at 0.3 alone is best at rate 0.3, everything else at 0.1."""
+    arms = {"plain": {"aux1": ("layer_1", 0.0)}}
+    arms |= {f"{at},{weight}": {"aux1": (at, weight)} for at in ("layer_1", "layer_3") for weight in (0.1, 0.3)}
+    for name, heads in arms.items():
+        for rate in (0.1, 0.3):
+            best = 0.3 if name == "layer_3,0.3" else 0.1
+            for seed in range(2):
+                final = 0.8 + 0.01 * seed - (0.0 if rate == best else 0.1) + (0.0 if name == "plain" else 0.02)
+                make_run(
+                    folder / "runs" / f"{name},{rate},{seed}", heads, seed, final, split="validation", points=3,
+                    optimizer__learning_rate=rate,
+                )  # fmt: skip
+    described = {"tuned": "optimizer.learning_rate", "base": {"optimizer.learning_rate": 0.1}}
+    (folder / "ablation.json").write_text(json.dumps(described))
+    return folder
+
+
+def test_a_rate_that_was_chosen_is_no_axis_of_the_heat_map(tmp_path: Path) -> None:
+    content = gather([write_grid(tmp_path)])
+    assert len({arm.config["optimizer.learning_rate"] for arm in content.arms}) == 2
+    (plot,) = [plot for plot in content.plots if plot.name == "heat_map"]
+    (panel,) = plot.frames[0].panels
+    assert panel.title == "" and panel.grid is not None
+    assert (panel.grid.rows, panel.grid.columns) == (["layer_1", "layer_3"], ["0.1", "0.3"])
+    assert [value for row in panel.grid.values for value in row] == pytest.approx([2.0] * 4)
