@@ -65,7 +65,7 @@ def gather(
         losses_table=losses.table(arms, split),
         supported=words.supported(main),
         unsupported=[*words.unsupported(main, runs, arms, tuned=bool(tuned.families)), *notes],
-        rules=[how, *tuned.notes, *tuning.at_common(tuned, arms, ablation, split, metric), words.rule(main)],
+        rules=[how, *tuned.notes, *tuning.at_common(tuned, untuned, ablation, split, metric), words.rule(main)],
         plots=[plot for plot in [*drawn, *recorded] if plot.frames],
     )  # fmt: skip
 

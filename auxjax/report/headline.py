@@ -53,7 +53,7 @@ def make(arms: Sequence[Arm], split: str, metric: str, target: float) -> Headlin
     curve_split = evaluated_split([run for arm in arms for run in arm.runs], split)
     values = {arm.name: by_seed(arm, split, metric) for arm in arms}
     reached = {arm.name: _reached(arm, curve_split, metric, target) for arm in arms}
-    verdicts = _verdicts(arms, values, metric)
+    verdicts = judge(arms, values, metric)
     counted = {arm.name: costs.count(arm.runs[0].config, _dataset(arm)) for arm in arms}
     seconds = {arm.name: _seconds_per_step(arm) for arm in arms}
     rows = []
@@ -84,18 +84,18 @@ def by_seed(arm: Arm, split: str, metric: str) -> dict[int, float]:
     return found
 
 
-def scale(metric: str) -> float:
-    """Returns what values are multiplied with to be shown: 100 for shares."""
-    return 100.0 if is_share(metric) else 1.0
-
-
-def _verdicts(arms: Sequence[Arm], values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str, Verdict | None]:
+def judge(arms: Sequence[Arm], values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str, Verdict | None]:
     """Returns the verdict on each arm; the arms of one baseline are judged together, so that their number counts."""
     found: dict[str, Verdict | None] = {}
     for baseline in dict.fromkeys(arm.baseline for arm in arms):
         others = {arm.name: values[arm.name] for arm in arms if arm.baseline == baseline != arm.name}
         found |= numbers.judge(values[baseline], others, metric)
     return found
+
+
+def scale(metric: str) -> float:
+    """Returns what values are multiplied with to be shown: 100 for shares."""
+    return 100.0 if is_share(metric) else 1.0
 
 
 def _selection(arms: Sequence[Arm], validation: str, test: str, metric: str) -> Selection | None:

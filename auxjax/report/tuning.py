@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 from auxjax.report import numbers
 from auxjax.report.arms import Arm, group_id
 from auxjax.report.curves import evaluated_split, final, is_share
+from auxjax.report.headline import by_seed, judge
 from auxjax.report.plots import Frame, Panel, Plot, Series
 from auxjax.report.runs import Run, flat
+from auxjax.report.tables import estimate
 
 
 class Tuned(NamedTuple):
@@ -83,28 +85,24 @@ def plot(tuned: Tuned, arms: Sequence[Arm], split: str, metric: str) -> Plot:
 
 
 def at_common(tuned: Tuned, arms: Sequence[Arm], ablation: Mapping[str, Any], split: str, metric: str) -> list[str]:
-    """Returns a sentence on each arm's difference at the config's own rate, where tuning chose another for a pair."""
-    rate = dict(ablation.get("base", {})).get(str(ablation.get("tuned")))
-    if rate is None or not tuned.families:
+    """Returns one sentence with every arm's difference at the config's own rate; none where no rate was chosen.
+
+    As in the headline, the arms of one baseline are judged together.
+    """
+    rate = dict(ablation.get("base", {})).get(tuned.key)
+    if rate is None:
         return []
-    share, sentences = is_share(metric), []
-    by, unit = (100.0, " points") if share else (1.0, "")
-    for arm in arms:
-        other = next(a for a in arms if a.name == arm.baseline)
-        own, base = (tuned.families.get(a.group, {}).get(float(rate), []) for a in (arm, other))
-        if arm is other or not own or not base:
-            continue
-        pair = {"baseline": base, "arm": own}
-        seeds = {name: {run.seed: v for run in runs if (v := final(run, split, metric)) is not None} for name, runs in
-                 pair.items()}  # fmt: skip
-        judged = numbers.judge(seeds["baseline"], {"arm": seeds["arm"]}, metric)["arm"]
-        if judged is not None:
-            d = judged.paired.difference
-            low, high = (f"{by * bound:+.2f}" for bound in (d.low, d.high))
-            sentences.append(f"{arm.name}: {by * d.value:+.2f}{unit} [{low}, {high}]")
-    if not sentences:
+    common = [arm._replace(runs=tuned.families.get(arm.group, {}).get(float(rate), [])) for arm in arms]
+    values = {arm.name: by_seed(arm, split, metric) for arm in common}
+    unit = " in points" if is_share(metric) else ""
+    differences = [
+        f"{name}: {estimate(verdict.paired.difference, metric, '+').text}"
+        for name, verdict in judge(common, values, metric).items()
+        if verdict is not None
+    ]
+    if not differences:
         return []
-    return [f"With every arm at the common rate {float(rate):g}, differences are: {'; '.join(sentences)}."]
+    return [f"With every arm at the common rate {float(rate):g}, differences{unit} are: {'; '.join(differences)}."]
 
 
 def _goodness(runs: Sequence[Run], split: str, metric: str) -> float:
