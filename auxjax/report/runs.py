@@ -11,15 +11,16 @@ from auxjax import config as configs
 from auxjax.errors import AuxjaxError
 from auxjax.untrusted import parse
 
-DONE, FAILED, UNFINISHED, DAMAGED = "done", "failed", "unfinished", "damaged"
+DONE, DIVERGED, FAILED, UNFINISHED, DAMAGED = "done", "diverged", "failed", "unfinished", "damaged"
 
 
 class Run(NamedTuple):
     """One run as its folder tells of it.
 
-    `status` is one of done, failed (a FAILED file), unfinished (neither DONE nor FAILED) and damaged (its config or its
-    metrics cannot be read); `problem` says why in one line and is empty for a run that is done and whole. `config` is
-    empty where it could not be read. `evaluation` is what DONE holds of the test split.
+    `status` is one of done, diverged (a FAILED file that says so), failed (any other FAILED file), unfinished (neither
+    DONE nor FAILED) and damaged (its config or its metrics cannot be read); `problem` says why in one line and is empty
+    for a run that is done and whole. `config` is empty where it could not be read. `evaluation` is what DONE holds of
+    the test split.
     """
 
     name: str
@@ -104,8 +105,9 @@ def _read(folder: Path, name: str) -> Run:
     status, problem = _status(folder, done, history, config)
     damages = [text for text in (config_problem, history_problem, diagnostics_problem, done_problem) if text]
     if damages:
-        status = FAILED if status == FAILED else DAMAGED
-        problem = "; ".join([problem, *damages] if status == FAILED else damages)
+        ended = status in (DIVERGED, FAILED)
+        status = status if ended else DAMAGED
+        problem = "; ".join([problem, *damages] if ended else damages)
     return Run(
         name=name, folder=folder, status=status, problem=problem, config=config, overrides=overrides, dataset=dataset,
         history=history, evaluation=_numbers(done), diagnostics=diagnostics,
@@ -120,7 +122,8 @@ def _status(
     if (folder / "FAILED").exists():
         failed, _ = _object(folder / "FAILED")
         step = failed.get("step", last)
-        return FAILED, f"failed at step {step}: {failed.get('error', 'no reason recorded')}"
+        status = DIVERGED if failed.get("status") == DIVERGED else FAILED
+        return status, f"{status} at step {step}: {failed.get('error', 'no reason recorded')}"
     if done:
         return DONE, ""
     total = config.get("train", {}).get("total_steps", 0) if isinstance(config.get("train"), dict) else 0

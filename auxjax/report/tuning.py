@@ -11,7 +11,7 @@ from auxjax.report.arms import Arm, group_id
 from auxjax.report.curves import evaluated_split, final, is_share
 from auxjax.report.headline import by_seed, judge
 from auxjax.report.plots import Frame, Panel, Plot, Series
-from auxjax.report.runs import Run, flat
+from auxjax.report.runs import DIVERGED, Run, flat
 from auxjax.report.tables import estimate
 
 
@@ -54,7 +54,8 @@ def at_best(runs: Sequence[Run], ablation: Mapping[str, Any], split: str, metric
     tried = sorted({rate for rates in families.values() for rate in rates})
     note = (
         f"Each arm is compared at its own {key}, chosen among {', '.join(f'{rate:g}' for rate in tried)} by the mean "
-        f"of {metric} on the {validation} split; the test split chose nothing."
+        f"of {metric} on the {validation} split, where one at which a run diverged or did not end comes last; the test "
+        "split chose nothing."
     )
     return Tuned(kept, key, by_group, [note])
 
@@ -106,9 +107,9 @@ def at_common(tuned: Tuned, arms: Sequence[Arm], ablation: Mapping[str, Any], sp
 
 
 def _goodness(runs: Sequence[Run], split: str, metric: str) -> float:
-    """Returns the mean over seeds, larger being better; a run without a value is as bad as can be."""
+    """Returns the mean over seeds, larger being better; a run that diverged or has no value is as bad as can be."""
     values = _values(runs, split, metric)
-    if len(values) < len(runs) or not values:
+    if len(values) < len(runs) or not values or any(run.status == DIVERGED for run in runs):
         return -math.inf
     mean = sum(values) / len(values)
     return mean if numbers.better(metric) == "higher" else -mean
