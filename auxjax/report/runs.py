@@ -96,7 +96,7 @@ def _find(root: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path, name: str) -> Run:
-    config, config_problem = _object(folder / "config.json", required=True)
+    config, config_problem = _config(folder / "config.json")
     history, history_problem = _lines(folder / "metrics.jsonl", needs=("step", "split"))
     diagnostics, diagnostics_problem = _lines(folder / "diagnostics.jsonl", needs=("step", "diagnostic"))
     overrides, _ = _object(folder / "overrides.json")
@@ -143,6 +143,16 @@ def _object(path: Path, required: bool = False) -> tuple[dict[str, Any], str]:
     return {str(key): value for key, value in loaded.items()}, ""
 
 
+def _config(path: Path) -> tuple[dict[str, Any], str]:
+    """Returns a config and what is wrong with it; all that tells arms apart reads its sections as objects."""
+    config, problem = _object(path, required=True)
+    sections = {name: config.get(name, {}) for name in ("data", "heads", "weighting")}
+    if isinstance(sections["heads"], dict):
+        sections |= {f"heads.{name}": head for name, head in sections["heads"].items()}
+    odd = [name for name, section in sections.items() if not isinstance(section, dict)]
+    return ({}, f"config.json: {odd[0]} is no object") if odd else (config, problem)
+
+
 def _lines(path: Path, needs: tuple[str, ...]) -> tuple[list[dict[str, Any]], str]:
     """Returns the records that can be read, and the first that cannot; a last line cut short is no damage."""
     if not path.exists():
@@ -169,15 +179,20 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
-def flat(run: Run) -> dict[str, Any]:
-    """Returns the run's resolved config by dotted keys, lists as the tuples they were.
+def resolved(run: Run) -> dict[str, Any]:
+    """Returns the run's whole config, lists as the tuples they were.
 
     A key that a run of an older version lacks has its default, so that it stays in the arm of newer runs.
     """
-    base = {
-        key: value
-        for key, value in configs.flatten(configs.base()).items()
-        if key.partition(".")[0] not in configs.OPEN
-    }
-    given = {key: configs.tuples(value) for key, value in configs.flatten(run.config).items()}
-    return {**base, **given}
+    return _completed(configs.plain(configs.base()), dict(configs.tuples(run.config)))
+
+
+def flat(run: Run) -> dict[str, Any]:
+    """Returns the run's whole config by dotted keys."""
+    return configs.flatten(resolved(run))
+
+
+def _completed(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a section with the defaults of what it lacks; one whose keys belong to what it names has none."""
+    both = [key for key in given if isinstance(base.get(key), dict) and isinstance(given[key], dict)]
+    return {**base, **given, **{key: _completed(base[key], given[key]) for key in both if key not in configs.OPEN}}

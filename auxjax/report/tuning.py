@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from auxjax.arms import group_id
 from auxjax.report import numbers
-from auxjax.report.arms import Arm, group_id
+from auxjax.report.arms import Arm
 from auxjax.report.curves import evaluated_split, final, is_share
 from auxjax.report.headline import by_seed, judge
 from auxjax.report.plots import Frame, Panel, Plot, Series
-from auxjax.report.runs import DIVERGED, Run, flat
+from auxjax.report.runs import DIVERGED, Run, flat, resolved
 from auxjax.report.tables import estimate
 
 
@@ -42,15 +43,14 @@ def at_best(runs: Sequence[Run], ablation: Mapping[str, Any], split: str, metric
     families: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
         if run.config:
-            config = flat(run)
-            family = group_id({name: value for name, value in config.items() if name != key})
-            families.setdefault(family, {}).setdefault(float(config[key]), []).append(run)
+            family = group_id(_without(resolved(run), key))
+            families.setdefault(family, {}).setdefault(float(flat(run)[key]), []).append(run)
     kept: list[Run] = [run for run in runs if not run.config]
     by_group = {}
     for rates in families.values():
         best = max(rates, key=lambda rate: (_goodness(rates[rate], validation, metric), -rate))
         kept += rates[best]
-        by_group[group_id(flat(rates[best][0]))] = rates
+        by_group[group_id(resolved(rates[best][0]))] = rates
     tried = sorted({rate for rates in families.values() for rate in rates})
     note = (
         f"Each arm is compared at its own {key}, chosen among {', '.join(f'{rate:g}' for rate in tried)} by the mean "
@@ -104,6 +104,13 @@ def at_common(tuned: Tuned, arms: Sequence[Arm], ablation: Mapping[str, Any], sp
     if not differences:
         return []
     return [f"With every arm at the common rate {float(rate):g}, differences{unit} are: {'; '.join(differences)}."]
+
+
+def _without(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Returns a nested config that lacks a dotted key."""
+    section, _, rest = key.partition(".")
+    kept = {name: value for name, value in config.items() if name != key}
+    return kept | {section: _without(kept[section], rest)} if rest and section in kept else kept
 
 
 def _goodness(runs: Sequence[Run], split: str, metric: str) -> float:

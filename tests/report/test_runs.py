@@ -73,6 +73,8 @@ def test_a_failure_outweighs_what_an_earlier_attempt_left(tmp_path: Path) -> Non
     [
         ("config.json", "{", "config.json is no JSON"),
         ("config.json", "[1]", "config.json is no JSON object"),
+        ("config.json", '{"heads": 3}', "config.json: heads is no object"),
+        ("config.json", '{"heads": {"aux1": 0.3}}', "config.json: heads.aux1 is no object"),
         ("config.json", None, "there is no config.json"),
         ("DONE", "\x00", "DONE is no JSON"),
         ("diagnostics.jsonl", "nonsense\n{}\n", "diagnostics.jsonl: 1 unreadable lines, the first is line 1"),
