@@ -23,6 +23,10 @@ from auxjax.weighting.protocol import CONSTANT
 SHOWN_ERRORS = 20
 _LONGEST = 120  # of a name; file systems end at 255 bytes
 _CHANGE_NOTHING = ("seed", "writers")
+# Beginnings of the dotted keys that change no result, beside the seed. Folders go by fewer: a rerun keeps theirs.
+IRRELEVANT = (
+    "seed", "writers.", "data.data_dir", "diagnostics.", "train.log_", "train.checkpoint_", "train.keep_",
+)  # fmt: skip
 
 
 class Arm(NamedTuple):
@@ -44,9 +48,10 @@ def make(
 ) -> list[Arm]:
     """Returns the arms of `config` under each combination of changes, with `seeds`, else those swept or the config's.
 
-    Combinations with one effective config are one arm: the same changes twice, and arms whose every head has weight 0
-    under a schedule, which train the bare network wherever their heads sit; such an arm loses the changes that then
-    change nothing. Raises AuxjaxError for what cannot run: a line for each combination, 20 lines at most.
+    Combinations with one group id are one arm: the same changes twice, those of what changes no result, and arms whose
+    every head has weight 0 under a schedule, which train the bare network wherever their heads sit; such an arm loses
+    the changes that then change nothing. Raises AuxjaxError for what cannot run: a line for each combination, 20 lines
+    at most.
     """
     combinations, checked, errors = list(combinations), set[str](), []
     if seeds is not None and any("seed" in changes for changes in combinations):
@@ -116,25 +121,30 @@ def check_runnable(config: ml_collections.ConfigDict, checked: set[str]) -> None
     checked.add(key)
 
 
-def group_id(config: ml_collections.ConfigDict) -> str:
-    """Returns 8 digits for a finished config without its seed and what changes no result (writers, data_dir).
+def group_id(config: Mapping[str, Any] | ml_collections.ConfigDict) -> str:
+    """Returns 8 digits for a resolved config without its seed and what changes no result, as `IRRELEVANT` has it.
 
     Configs in which no head trains, under a schedule, have one id: the bare network's.
     """
-    return _digest(effective(config), 8)
+    matters = effective(config)
+    flat = {key: value for key, value in configs.flatten(matters).items() if not key.startswith(IRRELEVANT)}
+    return _digest({"config": flat, "heads": matters["heads"]}, 8)
 
 
-def effective(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns a finished config less its seed, writers and data_dir, and less heads and weighting if no head trains."""
+def effective(config: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns a resolved config less seed, writers and data_dir, and less heads and weighting if no head trains."""
     plain: dict[str, Any] = {key: value for key, value in configs.plain(config).items() if key not in _CHANGE_NOTHING}
     plain["data"] = {key: value for key, value in plain["data"].items() if key != "data_dir"}
     return plain | {"heads": {}, "weighting": {"name": "constant"}} if is_bare(config) else plain
 
 
-def is_bare(config: ml_collections.ConfigDict) -> bool:
-    """Returns whether no head of a finished config trains, and main's loss alone decides every step."""
-    chosen = weighting.choose(config.weighting)
-    weights = {name: configs.plain(head["weight"]) for name, head in config.heads.items()}
+def is_bare(config: Mapping[str, Any] | ml_collections.ConfigDict) -> bool:
+    """Returns whether no head of a resolved config trains, and main's loss alone decides every step."""
+    weights = {name: configs.plain(head.get("weight")) for name, head in config["heads"].items()}
+    try:
+        chosen = weighting.choose(config["weighting"])
+    except AuxjaxError:
+        return False  # a run's config may be of another version, with a weighting that is not known here
     return chosen.weighting is CONSTANT and weighting.dropped(chosen.schedule, weights) == set(weights)
 
 

@@ -135,11 +135,11 @@ def test_a_run_that_diverges_stops_no_other_and_is_named(data_dir: str, tmp_path
 def test_one_group_is_trained_alone_and_collected_afterwards(
     data_dir: str, tmp_path: Path, reported: list[Path]
 ) -> None:
-    grid = "train.log_steps=1,2"
+    grid = "train.eval_steps=1,2"
     with pytest.raises(AuxjaxError, match="--only=3: there are groups 1 to 2"):
         trained(data_dir, tmp_path, grid, seeds=[0], only=3)
     first = trained(data_dir, tmp_path, grid, seeds=[0], only=1)
-    assert [name.split(",")[0] for name in first.outcomes] == ["train.log_steps=1"]
+    assert [name.split(",")[0] for name in first.outcomes] == ["train.eval_steps=1"]
     assert first.report is None
     assert tmp_path not in reported
     partly = trained(data_dir, tmp_path, grid, seeds=[0], collect=True)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from auxjax.arms import IRRELEVANT, group_id
 from auxjax.errors import unknown
-from auxjax.report.runs import Run, flat
+from auxjax.report.runs import Run, flat, resolved
 from auxjax.weighting.static import WEIGHTINGS as STATIC
 
-# What does not change a run's results, beside the seed.
-_IRRELEVANT = (
-    "seed", "writers.", "data.data_dir", "diagnostics.", "train.log_", "train.checkpoint_", "train.keep_",
-)  # fmt: skip
 Features = dict[str, Any]
 
 
@@ -35,12 +30,6 @@ class Arm(NamedTuple):
     baseline: str
 
 
-def group_id(config: Mapping[str, Any]) -> str:
-    """Returns a hash of a flattened config without the seed and without what does not change results."""
-    kept = {key: value for key, value in config.items() if not key.startswith(_IRRELEVANT)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
 def make_arms(runs: Sequence[Run], ablation: Mapping[str, Any], baseline: str = "") -> tuple[list[Arm], str]:
     """Returns the arms in the order of what tells them apart, baselines first, and how those were chosen.
 
@@ -51,7 +40,7 @@ def make_arms(runs: Sequence[Run], ablation: Mapping[str, Any], baseline: str = 
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.config:
-            groups.setdefault(group_id(flat(run)), []).append(run)
+            groups.setdefault(group_id(resolved(run)), []).append(run)
     bare = [Arm("", group, flat(members[0]), {}, members, "") for group, members in groups.items()]
     named = _name(bare)
     chosen, how = _choose(named, ablation, baseline)
@@ -67,6 +56,16 @@ def varied(arms: Sequence[Arm]) -> list[str]:
     keys = {key: None for arm in arms for key in arm.features}
     values = {key: {str(arm.features[key]) for arm in arms if key in arm.features} for key in keys}
     return [key for key in keys if len(values[key]) > 1]
+
+
+def without(arms: Sequence[Arm], key: str) -> list[Arm]:
+    """Returns the arms in their order, named and told apart as if their configs had no such dotted key."""
+    others = [arm._replace(config={k: v for k, v in arm.config.items() if k != key}) for arm in arms]
+    named = _name(others)
+    names = {arm.name: other.name for arm, other in zip(arms, named, strict=True)}
+    return [
+        other._replace(config=arm.config, baseline=names[arm.baseline]) for arm, other in zip(arms, named, strict=True)
+    ]
 
 
 def heads_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -109,7 +108,7 @@ def _features(config: Mapping[str, Any], all_configs: Sequence[Mapping[str, Any]
     for field in sorted(fields, key=lambda field: field != "weight"):
         if heads and len({_joined(other, field) for other in with_heads}) > 1:
             features[field] = _value(heads, field)
-    outside = {key: None for other in all_configs for key in other if not key.startswith(("heads.", *_IRRELEVANT))}
+    outside = {key: None for other in all_configs for key in other if not key.startswith(("heads.", *IRRELEVANT))}
     for key in outside:
         if key != "heads" and len({repr(other.get(key)) for other in all_configs}) > 1 and key in config:
             features[key] = config[key]
@@ -194,7 +193,7 @@ def _order(value: Any) -> tuple[float, list[tuple[float, str]]]:
 
 
 def _distance(arm: Arm, other: Arm) -> tuple[int, int]:
-    keys = {key for key in {**arm.config, **other.config} if not key.startswith(_IRRELEVANT)}
+    keys = {key for key in {**arm.config, **other.config} if not key.startswith(IRRELEVANT)}
     different = [key for key in keys if str(arm.config.get(key)) != str(other.config.get(key))]
     outside = [key for key in different if key.partition(".")[0] not in ("heads", "weighting")]
     return len(outside), len(different)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from auxjax.errors import AuxjaxError, nearest
 from auxjax.report import curves, diagnosed, headline, losses, positions, tables, tuning, words
-from auxjax.report.arms import Arm, make_arms
+from auxjax.report.arms import Arm, make_arms, without
 from auxjax.report.plots import Plot
 from auxjax.report.runs import Run, read_ablation, read_runs
 
@@ -49,8 +49,10 @@ def gather(
         raise AuxjaxError(f"none of the {len(runs)} runs has a config that can be read; the first: {runs[0].problem}")
     check_metric(runs, split, metric)
     main = headline.make(arms, split, metric, target)
+    # What was chosen for an arm is a result: it is no axis, and an arm at another rate does not go by it.
+    untuned = without(arms, tuned.key)
     drawn = [
-        curves.learning(arms, split, metric, target), positions.heat_map(main, arms), curves.exits(arms, split),
+        curves.learning(arms, split, metric, target), positions.heat_map(main, untuned), curves.exits(arms, split),
         tuning.plot(tuned, arms, split, metric), curves.weights(arms),
     ]  # fmt: skip
     recorded, notes = diagnosed.plots(arms)
@@ -63,7 +65,7 @@ def gather(
         losses_table=losses.table(arms, split),
         supported=words.supported(main),
         unsupported=[*words.unsupported(main, runs, arms, tuned=bool(tuned.families)), *notes],
-        rules=[how, *tuned.notes, *tuning.at_common(tuned, arms, ablation, split, metric), words.rule(main)],
+        rules=[how, *tuned.notes, *tuning.at_common(tuned, untuned, ablation, split, metric), words.rule(main)],
         plots=[plot for plot in [*drawn, *recorded] if plot.frames],
     )  # fmt: skip
 

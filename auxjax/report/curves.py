@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from auxjax.report import numbers
 from auxjax.report.arms import Arm, heads_of
 from auxjax.report.plots import Frame, Panel, Plot, Series, chunks
-from auxjax.report.runs import FAILED, UNFINISHED, Run
+from auxjax.report.runs import DIVERGED, FAILED, UNFINISHED, Run
 
 
 def points(run: Run, split: str, metric: str) -> tuple[list[float], list[float]]:
@@ -101,15 +102,30 @@ def exits(arms: Sequence[Arm], split: str) -> Plot:
 def final(run: Run, split: str, metric: str) -> float | None:
     """Returns a run's metric by the stated rule, None where it has none.
 
-    A run that is done counts with its last evaluation, which on the test split is what DONE holds; one that failed with
-    its last evaluation before that; an unfinished one not yet.
+    A run that is done counts with its last evaluation, which on the test split is what DONE holds. One that diverged
+    counts with the accuracy of chance, or the worst value of another metric that it recorded: it has shown how it ends,
+    and what it had before would count a failure as a success. One that failed otherwise, or is unfinished, counts not
+    yet: nothing is known of its end.
     """
-    if run.status != FAILED and not run.evaluation:
+    if run.status == DIVERGED:
+        return _worst(run, metric)
+    if run.status == FAILED or not run.evaluation:
         return None
-    if run.status != FAILED and split == "test" and metric in run.evaluation:
+    if split == "test" and metric in run.evaluation:
         return run.evaluation[metric]
     values = points(run, split, metric)[1]
     return values[-1] if values else None
+
+
+def _worst(run: Run, metric: str) -> float | None:
+    """Returns chance for an accuracy where the classes are known, else the worst value recorded on any split."""
+    classes = run.dataset.get("num_classes")
+    if is_share(metric) and isinstance(classes, int) and classes > 0:
+        return 1 / classes
+    recorded = [float(r[metric]) for r in run.history if isinstance(r.get(metric), int | float)]
+    known = [value for value in recorded if math.isfinite(value)]
+    worst = min if numbers.better(metric) == "higher" else max
+    return worst(known) if known else None
 
 
 def _lines(arm: Arm, split: str, metric: str) -> list[Series]:
@@ -125,7 +141,7 @@ def _lines(arm: Arm, split: str, metric: str) -> list[Series]:
 
 def _whole(arm: Arm, runs: Mapping[str, numbers.Points]) -> list[numbers.Points]:
     """Returns the curves of the runs that came to their end, of all where none did: one that stops cuts the mean."""
-    ended = {run.name for run in arm.runs if run.status not in (FAILED, UNFINISHED)}
+    ended = {run.name for run in arm.runs if run.status not in (DIVERGED, FAILED, UNFINISHED)}
     return [run for name, run in runs.items() if run[0] and name in ended] or [run for run in runs.values() if run[0]]
 
 

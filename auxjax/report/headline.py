@@ -10,6 +10,7 @@ import numpy as np
 from auxjax.report import costs, numbers
 from auxjax.report.arms import Arm
 from auxjax.report.curves import evaluated_split, final, is_share, points
+from auxjax.report.runs import DIVERGED
 from auxjax.statistics import Estimate, MedianTime, Selection, SpeedUp, TimeToTarget, Verdict
 
 
@@ -52,8 +53,9 @@ def make(arms: Sequence[Arm], split: str, metric: str, target: float) -> Headlin
     """Returns the headline of all arms; nothing is recomputed, FLOPs and parameters are counted from the configs."""
     curve_split = evaluated_split([run for arm in arms for run in arm.runs], split)
     values = {arm.name: by_seed(arm, split, metric) for arm in arms}
-    reached = {arm.name: _reached(arm, curve_split, metric, target) for arm in arms}
-    verdicts = _verdicts(arms, values, metric)
+    last = max(run.last_step for arm in arms for run in arm.runs)
+    reached = {arm.name: _reached(arm, curve_split, metric, target, last) for arm in arms}
+    verdicts = judge(arms, values, metric)
     counted = {arm.name: costs.count(arm.runs[0].config, _dataset(arm)) for arm in arms}
     seconds = {arm.name: _seconds_per_step(arm) for arm in arms}
     rows = []
@@ -84,18 +86,18 @@ def by_seed(arm: Arm, split: str, metric: str) -> dict[int, float]:
     return found
 
 
-def scale(metric: str) -> float:
-    """Returns what values are multiplied with to be shown: 100 for shares."""
-    return 100.0 if is_share(metric) else 1.0
-
-
-def _verdicts(arms: Sequence[Arm], values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str, Verdict | None]:
+def judge(arms: Sequence[Arm], values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str, Verdict | None]:
     """Returns the verdict on each arm; the arms of one baseline are judged together, so that their number counts."""
     found: dict[str, Verdict | None] = {}
     for baseline in dict.fromkeys(arm.baseline for arm in arms):
         others = {arm.name: values[arm.name] for arm in arms if arm.baseline == baseline != arm.name}
         found |= numbers.judge(values[baseline], others, metric)
     return found
+
+
+def scale(metric: str) -> float:
+    """Returns what values are multiplied with to be shown: 100 for shares."""
+    return 100.0 if is_share(metric) else 1.0
 
 
 def _selection(arms: Sequence[Arm], validation: str, test: str, metric: str) -> Selection | None:
@@ -110,10 +112,14 @@ def _selection(arms: Sequence[Arm], validation: str, test: str, metric: str) -> 
     return numbers.select(both, metric)
 
 
-def _reached(arm: Arm, split: str, metric: str, target: float) -> dict[int, TimeToTarget]:
+def _reached(arm: Arm, split: str, metric: str, target: float, last: int) -> dict[int, TimeToTarget]:
+    """Returns when each seed's run was at the target; one that diverged before was not by the `last` step of any."""
     found: dict[int, TimeToTarget] = {}
     for run in arm.runs:
         time = numbers.reach(points(run, split, metric), target, metric)
+        if run.status == DIVERGED and not (time and time.reached):
+            # Censored where it stopped it would leave the runs at risk, and the rest would look faster.
+            time = TimeToTarget(float(last), False)
         if time is not None:
             found.setdefault(run.seed, time)
     return found

@@ -25,7 +25,7 @@ def table(arms: Sequence[Arm], split: str) -> Table:
     """
     columns = [
         Column("arm", "runs that differ by seed alone", False), Column("step", "an evaluation of all runs"),
-        Column("baseline's loss", "main's, mean over common seeds and its 95 % interval"),
+        Column("baseline's loss", "main's, mean over common seeds that came to their end, 95 % interval"),
         Column("arm's loss", "main's, of the same seeds"),
         Column("reduction, %", "how much less the arm's is, with its 95 % interval"),
         Column("sooner", "steps to the baseline's loss of this row: the baseline's over the arm's"),

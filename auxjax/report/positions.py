@@ -17,10 +17,15 @@ _PANELS = 6
 def heat_map(headline: Headline, arms: Sequence[Arm]) -> Plot:
     """Returns each arm's difference to its baseline by two of its features, hatched where its interval covers zero.
 
-    The features are position and weight of the heads where both vary, else the first two that do; the values of others
-    make a panel each. No frames where fewer than two vary.
+    The features, those of `arms`, are position and weight of the heads where both vary, else the first two that do; the
+    values of others make a panel each. No frames where fewer than two vary.
     """
-    rows = [row for row in headline.rows if row.verdict is not None and not is_plain(row.arm.config)]
+    shown = {arm.group: arm for arm in arms}
+    rows = [
+        row._replace(arm=shown[row.arm.group])
+        for row in headline.rows
+        if row.verdict is not None and not is_plain(row.arm.config)
+    ]
     axes = varied([row.arm for row in rows])
     unit = ", points" if is_share(headline.metric) else ""
     note = (

@@ -11,15 +11,16 @@ from auxjax import config as configs
 from auxjax.errors import AuxjaxError
 from auxjax.untrusted import parse
 
-DONE, FAILED, UNFINISHED, DAMAGED = "done", "failed", "unfinished", "damaged"
+DONE, DIVERGED, FAILED, UNFINISHED, DAMAGED = "done", "diverged", "failed", "unfinished", "damaged"
 
 
 class Run(NamedTuple):
     """One run as its folder tells of it.
 
-    `status` is one of done, failed (a FAILED file), unfinished (neither DONE nor FAILED) and damaged (its config or its
-    metrics cannot be read); `problem` says why in one line and is empty for a run that is done and whole. `config` is
-    empty where it could not be read. `evaluation` is what DONE holds of the test split.
+    `status` is one of done, diverged (a FAILED file that says so), failed (any other FAILED file), unfinished (neither
+    DONE nor FAILED) and damaged (its config or its metrics cannot be read); `problem` says why in one line and is empty
+    for a run that is done and whole. `config` is empty where it could not be read. `evaluation` is what DONE holds of
+    the test split.
     """
 
     name: str
@@ -95,7 +96,7 @@ def _find(root: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path, name: str) -> Run:
-    config, config_problem = _object(folder / "config.json", required=True)
+    config, config_problem = _config(folder / "config.json")
     history, history_problem = _lines(folder / "metrics.jsonl", needs=("step", "split"))
     diagnostics, diagnostics_problem = _lines(folder / "diagnostics.jsonl", needs=("step", "diagnostic"))
     overrides, _ = _object(folder / "overrides.json")
@@ -104,8 +105,9 @@ def _read(folder: Path, name: str) -> Run:
     status, problem = _status(folder, done, history, config)
     damages = [text for text in (config_problem, history_problem, diagnostics_problem, done_problem) if text]
     if damages:
-        status = FAILED if status == FAILED else DAMAGED
-        problem = "; ".join([problem, *damages] if status == FAILED else damages)
+        ended = status in (DIVERGED, FAILED)
+        status = status if ended else DAMAGED
+        problem = "; ".join([problem, *damages] if ended else damages)
     return Run(
         name=name, folder=folder, status=status, problem=problem, config=config, overrides=overrides, dataset=dataset,
         history=history, evaluation=_numbers(done), diagnostics=diagnostics,
@@ -120,7 +122,8 @@ def _status(
     if (folder / "FAILED").exists():
         failed, _ = _object(folder / "FAILED")
         step = failed.get("step", last)
-        return FAILED, f"failed at step {step}: {failed.get('error', 'no reason recorded')}"
+        status = DIVERGED if failed.get("status") == DIVERGED else FAILED
+        return status, f"{status} at step {step}: {failed.get('error', 'no reason recorded')}"
     if done:
         return DONE, ""
     total = config.get("train", {}).get("total_steps", 0) if isinstance(config.get("train"), dict) else 0
@@ -138,6 +141,16 @@ def _object(path: Path, required: bool = False) -> tuple[dict[str, Any], str]:
     if not isinstance(loaded, dict):
         return {}, f"{path.name} is no JSON object"
     return {str(key): value for key, value in loaded.items()}, ""
+
+
+def _config(path: Path) -> tuple[dict[str, Any], str]:
+    """Returns a config and what is wrong with it; all that tells arms apart reads its sections as objects."""
+    config, problem = _object(path, required=True)
+    sections = {name: config.get(name, {}) for name in ("data", "heads", "weighting")}
+    if isinstance(sections["heads"], dict):
+        sections |= {f"heads.{name}": head for name, head in sections["heads"].items()}
+    odd = [name for name, section in sections.items() if not isinstance(section, dict)]
+    return ({}, f"config.json: {odd[0]} is no object") if odd else (config, problem)
 
 
 def _lines(path: Path, needs: tuple[str, ...]) -> tuple[list[dict[str, Any]], str]:
@@ -166,15 +179,20 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
-def flat(run: Run) -> dict[str, Any]:
-    """Returns the run's resolved config by dotted keys, lists as the tuples they were.
+def resolved(run: Run) -> dict[str, Any]:
+    """Returns the run's whole config, lists as the tuples they were.
 
     A key that a run of an older version lacks has its default, so that it stays in the arm of newer runs.
     """
-    base = {
-        key: value
-        for key, value in configs.flatten(configs.base()).items()
-        if key.partition(".")[0] not in configs.OPEN
-    }
-    given = {key: configs.tuples(value) for key, value in configs.flatten(run.config).items()}
-    return {**base, **given}
+    return _completed(configs.plain(configs.base()), dict(configs.tuples(run.config)))
+
+
+def flat(run: Run) -> dict[str, Any]:
+    """Returns the run's whole config by dotted keys."""
+    return configs.flatten(resolved(run))
+
+
+def _completed(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a section with the defaults of what it lacks; one whose keys belong to what it names has none."""
+    both = [key for key in given if isinstance(base.get(key), dict) and isinstance(given[key], dict)]
+    return {**base, **given, **{key: _completed(base[key], given[key]) for key in both if key not in configs.OPEN}}

@@ -6,21 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from auxjax.arms import group_id
 from auxjax.report import numbers
-from auxjax.report.arms import Arm, group_id
+from auxjax.report.arms import Arm
 from auxjax.report.curves import evaluated_split, final, is_share
+from auxjax.report.headline import by_seed, judge
 from auxjax.report.plots import Frame, Panel, Plot, Series
-from auxjax.report.runs import Run, flat
+from auxjax.report.runs import DIVERGED, Run, flat, resolved
+from auxjax.report.tables import estimate
 
 
 class Tuned(NamedTuple):
     """The runs that are compared: of each family, arms equal but for the rate, those at its best rate.
 
-    `families` holds all runs by rate for each kept group id, `notes` says what was chosen; without tuning all runs are
-    kept, and there are neither.
+    `key` is the rate's in the config, `families` holds all runs by rate for each kept group id, `notes` says what was
+    chosen; where nothing was, all runs are kept, and there are neither key nor families.
     """
 
     runs: list[Run]
+    key: str
     families: dict[str, dict[float, list[Run]]]
     notes: list[str]
 
@@ -32,28 +36,28 @@ def at_best(runs: Sequence[Run], ablation: Mapping[str, Any], split: str, metric
     """
     key = ablation.get("tuned")
     if not key:
-        return Tuned(list(runs), {}, [])
+        return Tuned(list(runs), "", {}, [])
     validation = evaluated_split(runs, split)
     if validation == split:
-        return Tuned(list(runs), {}, [f"{key} was tried at several values, but no validation split chooses one."])
+        return Tuned(list(runs), "", {}, [f"{key} was tried at several values, but no validation split chooses one."])
     families: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
         if run.config:
-            config = flat(run)
-            family = group_id({name: value for name, value in config.items() if name != key})
-            families.setdefault(family, {}).setdefault(float(config[key]), []).append(run)
+            family = group_id(_without(resolved(run), key))
+            families.setdefault(family, {}).setdefault(float(flat(run)[key]), []).append(run)
     kept: list[Run] = [run for run in runs if not run.config]
     by_group = {}
     for rates in families.values():
         best = max(rates, key=lambda rate: (_goodness(rates[rate], validation, metric), -rate))
         kept += rates[best]
-        by_group[group_id(flat(rates[best][0]))] = rates
+        by_group[group_id(resolved(rates[best][0]))] = rates
     tried = sorted({rate for rates in families.values() for rate in rates})
     note = (
         f"Each arm is compared at its own {key}, chosen among {', '.join(f'{rate:g}' for rate in tried)} by the mean "
-        f"of {metric} on the {validation} split; the test split chose nothing."
+        f"of {metric} on the {validation} split, where one at which a run diverged or did not end comes last; the test "
+        "split chose nothing."
     )
-    return Tuned(kept, by_group, [note])
+    return Tuned(kept, key, by_group, [note])
 
 
 def plot(tuned: Tuned, arms: Sequence[Arm], split: str, metric: str) -> Plot:
@@ -82,34 +86,37 @@ def plot(tuned: Tuned, arms: Sequence[Arm], split: str, metric: str) -> Plot:
 
 
 def at_common(tuned: Tuned, arms: Sequence[Arm], ablation: Mapping[str, Any], split: str, metric: str) -> list[str]:
-    """Returns a sentence on each arm's difference at the config's own rate, where tuning chose another for a pair."""
-    rate = dict(ablation.get("base", {})).get(str(ablation.get("tuned")))
-    if rate is None or not tuned.families:
+    """Returns one sentence with every arm's difference at the config's own rate; none where no rate was chosen.
+
+    As in the headline, the arms of one baseline are judged together.
+    """
+    rate = dict(ablation.get("base", {})).get(tuned.key)
+    if rate is None:
         return []
-    share, sentences = is_share(metric), []
-    by, unit = (100.0, " points") if share else (1.0, "")
-    for arm in arms:
-        other = next(a for a in arms if a.name == arm.baseline)
-        own, base = (tuned.families.get(a.group, {}).get(float(rate), []) for a in (arm, other))
-        if arm is other or not own or not base:
-            continue
-        pair = {"baseline": base, "arm": own}
-        seeds = {name: {run.seed: v for run in runs if (v := final(run, split, metric)) is not None} for name, runs in
-                 pair.items()}  # fmt: skip
-        judged = numbers.judge(seeds["baseline"], {"arm": seeds["arm"]}, metric)["arm"]
-        if judged is not None:
-            d = judged.paired.difference
-            low, high = (f"{by * bound:+.2f}" for bound in (d.low, d.high))
-            sentences.append(f"{arm.name}: {by * d.value:+.2f}{unit} [{low}, {high}]")
-    if not sentences:
+    common = [arm._replace(runs=tuned.families.get(arm.group, {}).get(float(rate), [])) for arm in arms]
+    values = {arm.name: by_seed(arm, split, metric) for arm in common}
+    unit = " in points" if is_share(metric) else ""
+    differences = [
+        f"{name}: {estimate(verdict.paired.difference, metric, '+').text}"
+        for name, verdict in judge(common, values, metric).items()
+        if verdict is not None
+    ]
+    if not differences:
         return []
-    return [f"With every arm at the common rate {float(rate):g}, differences are: {'; '.join(sentences)}."]
+    return [f"With every arm at the common rate {float(rate):g}, differences{unit} are: {'; '.join(differences)}."]
+
+
+def _without(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Returns a nested config that lacks a dotted key."""
+    section, _, rest = key.partition(".")
+    kept = {name: value for name, value in config.items() if name != key}
+    return kept | {section: _without(kept[section], rest)} if rest and section in kept else kept
 
 
 def _goodness(runs: Sequence[Run], split: str, metric: str) -> float:
-    """Returns the mean over seeds, larger being better; a run without a value is as bad as can be."""
+    """Returns the mean over seeds, larger being better; a run that diverged or has no value is as bad as can be."""
     values = _values(runs, split, metric)
-    if len(values) < len(runs) or not values:
+    if len(values) < len(runs) or not values or any(run.status == DIVERGED for run in runs):
         return -math.inf
     mean = sum(values) / len(values)
     return mean if numbers.better(metric) == "higher" else -mean

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from auxjax.report.arms import Arm
-from auxjax.report.curves import is_share
+from auxjax.report.curves import final, is_share
 from auxjax.report.headline import Headline, Row
 from auxjax.report.numbers import MARGIN
-from auxjax.report.runs import DAMAGED, DONE, FAILED, UNFINISHED, Run
+from auxjax.report.runs import DAMAGED, DIVERGED, DONE, FAILED, UNFINISHED, Run
 from auxjax.statistics.permutation import FEWEST
 
 _SHOWN = 6  # names in one sentence
+_CHANCE, _WORST = "the accuracy of chance", "the worst value that it recorded"
 
 
 def supported(headline: Headline) -> list[tuple[str, str, str]]:
@@ -38,23 +39,24 @@ def unsupported(headline: Headline, runs: Sequence[Run], arms: Sequence[Arm], *,
     """Returns a sentence for each thing that the runs leave open, and for each run that is not done and whole."""
     return [
         *_few_runs(headline.rows), *_unpaired(headline.rows), *_target(headline), *_no_validation(headline, arms),
-        *([] if tuned else _one_rate(arms)), *_broken(runs), *_repeated(arms),
+        *([] if tuned else _one_rate(arms)), *_diverged(headline, runs), *_broken(runs), *_repeated(arms),
     ]  # fmt: skip
 
 
 def rule(headline: Headline) -> str:
     """Returns how a run's number comes about."""
-    share = "in percent" if is_share(headline.metric) else "as recorded"
+    share, diverged = ("in percent", _CHANCE) if is_share(headline.metric) else ("as recorded", _WORST)
     return (
-        f"A run counts with its {headline.metric} on the {headline.split} split at its last step, {share}; a failed "
-        "run with its last evaluation on that split before it failed, an unfinished one not yet. Means have 95 % "
-        "intervals over seeds. Differences are paired by seed; their intervals and p-values (Holm) allow for the "
-        f"number of arms compared with one baseline, and there is no p-value under {FEWEST} pairs. No difference is "
-        f"said of accuracies whose interval lies within {100 * MARGIN:g} points. Steps to the target "
-        f"are read on the {headline.curve_split} split at the evaluated steps; runs that never reach it are censored "
-        "at their last one. A speed-up is the geometric mean of the seeds' ratios where all runs reach the target, "
-        "else the ratio of mean times cut at the last step at which all are known, which understates it. FLOPs count "
-        "convolutions and matrix products, a multiply-add as two; a step's costs are relative to the baseline's."
+        f"A run counts with its {headline.metric} on the {headline.split} split at its last step, {share}; a run that "
+        f"diverged with {diverged}, one that failed otherwise or is unfinished not yet. Means have 95 % intervals over "
+        "seeds. Differences are paired by seed; their intervals and p-values (Holm) allow for the number of arms "
+        f"compared with one baseline, and there is no p-value under {FEWEST} pairs. No difference is said of "
+        f"accuracies whose interval lies within {100 * MARGIN:g} points. Steps to the target are read on the "
+        f"{headline.curve_split} split at the evaluated steps; runs that never reach it are censored at their last "
+        "one, those that diverged at the last step of any run, as they would never have reached it. A speed-up is the "
+        "geometric mean of the seeds' ratios where all runs reach the target, else the ratio of mean times cut "
+        "at the last step at which all are known, which understates it. FLOPs count convolutions and matrix products, "
+        "a multiply-add as two; a step's costs are relative to the baseline's."
     )
 
 
@@ -103,6 +105,25 @@ def _one_rate(arms: Sequence[Arm]) -> Iterator[str]:
             f"All arms train with the learning rate {rates.pop()}: heads change the size of the gradient, so part of a "
             "difference may be the rate's. Try at least three rates an arm, on validation."
         )
+
+
+def _diverged(headline: Headline, runs: Sequence[Run]) -> Iterator[str]:
+    found = [run for run in runs if run.status == DIVERGED]
+    compared = {run.folder for row in headline.rows for run in row.arm.runs}
+    counted = [final(run, headline.split, headline.metric) for run in found if run.folder in compared]
+    if not found:
+        return
+    names = _listed([f"{run.name} ({run.problem})" for run in found])
+    share = f", {len(counted)} of them in the arms that are compared" if len(counted) < len(found) else ""
+    sentence = f"{len(found)} of {len(runs)} runs diverged{share}: {names}."
+    values = sorted({100 * value for value in counted if value is not None})
+    if is_share(headline.metric) and values:
+        shown = " or ".join(f"{value:.4g} %" for value in values)
+        sentence += f" In the arms that are compared each counts with {_CHANCE}, {shown}."
+    elif values:
+        sentence += f" In the arms that are compared each counts with {_WORST}."
+    unknown = sum(value is None for value in counted)
+    yield sentence + (f" {unknown} recorded nothing and could not be counted." if unknown else "")
 
 
 def _broken(runs: Sequence[Run]) -> Iterator[str]:

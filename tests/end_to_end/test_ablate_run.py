@@ -58,7 +58,7 @@ def command(data_dir: str, workdir: Path, *flags: str) -> subprocess.CompletedPr
     """Runs the entry point on the smoke of the demo's config, two arms of two seeds in two groups."""
     arguments = [
         "--config=configs/demo.py:smoke", f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", "--seeds=2",
-        "--axis=train.log_steps=1,2", "--learning_rates=config", *flags,
+        "--axis=train.eval_steps=1,2", "--learning_rates=config", *flags,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     return subprocess.run(
@@ -116,7 +116,7 @@ def test_an_ablation_on_ray_that_loses_a_machine_ends_with_the_same_numbers(
 ) -> None:
     machines, nodes = two_machines
     made = ablation_runs.config(data_dir, **{"train.total_steps": 200, "train.checkpoint_steps": 10})
-    grid = sweep.combinations(made, axes=["train.log_steps=1,2"])
+    grid = sweep.combinations(made, axes=["train.eval_steps=10,20"])
     alone = ablate.ablate(made, grid, tmp_path / "alone", seeds=[0, 1], progress=False)
     at_loss: list[int] = []
 

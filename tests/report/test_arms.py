@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 
+from auxjax import config as configs
+from auxjax.arms import apply, group_id
 from auxjax.errors import AuxjaxError
 from auxjax.report import read_runs
 from auxjax.report.arms import Arm, is_plain, make_arms, varied
 from auxjax.report.runs import flat
-from tests.report.made_runs import make_run
+from tests.report.made_runs import make_config, make_run
 
 
 def arms_of(
@@ -43,6 +46,14 @@ def test_runs_that_differ_by_seed_and_by_what_changes_no_result_are_one_arm(tmp_
     assert arm.name == "plainnet, 1 head" and len(arm.runs) == 8 and arm.baseline == arm.name
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_an_arm_has_the_id_that_its_ablation_gives_it(tmp_path: Path, weight: float) -> None:
+    (arm,) = arms_of(tmp_path, (head(weight), {}))[0].values()
+    base = ConfigDict(configs.tuples(make_config(head(0.5), 7)))
+    changed = apply(base, {"heads.aux1.weight": weight, "train.log_steps": 3})
+    assert arm.group == group_id(changed) != group_id(apply(base, {}))
+
+
 def test_a_run_of_a_version_without_some_key_is_in_the_arm_of_those_with_its_default(tmp_path: Path) -> None:
     arms, _ = arms_of(tmp_path, (head(0.3), {}), seeds=2)
     config = tmp_path / "0-0" / "config.json"
@@ -50,6 +61,11 @@ def test_a_run_of_a_version_without_some_key_is_in_the_arm_of_those_with_its_def
     assert '"num_workers": 0, ' in text
     config.write_text(text.replace('"num_workers": 0, ', ""))
     assert len(make_arms(read_runs([tmp_path]), {})[0]) == len(arms) == 1
+
+
+def test_a_weighting_of_another_version_has_an_arm_of_its_own(tmp_path: Path) -> None:
+    arms, _ = arms_of(tmp_path, (head(0.0), {}), (head(0.0), {"weighting__name": "of_tomorrow"}))
+    assert sorted(arms) == ["weighting=constant", "weighting=of_tomorrow"]
 
 
 def test_names_say_what_differs_and_nothing_else(tmp_path: Path) -> None:

@@ -31,25 +31,34 @@ def test_runs_of_one_name_in_two_folders_keep_names_apart(tmp_path: Path) -> Non
     assert len(set(names)) == 2 and all(name.endswith("seed_0") for name in names)
 
 
-def test_done_failed_and_unfinished_runs_count_by_the_rule(tmp_path: Path) -> None:
+def test_done_diverged_failed_and_unfinished_runs_count_by_the_rule(tmp_path: Path) -> None:
     done = make_run(tmp_path / "done", {}, 0, 0.8)
     failed = make_run(tmp_path / "failed", {}, 1, 0.8, stop=300)
-    (failed / "FAILED").write_text(json.dumps({"error": "loss/main is nan at step 310", "step": 310}))
+    (failed / "FAILED").write_text(json.dumps({"error": "out of memory", "step": 310, "status": "failed"}))
     make_run(tmp_path / "unfinished", {}, 2, 0.8, stop=200)
     early = make_run(tmp_path / "never evaluated", {}, 3, 0.8, stop=0)
     (early / "FAILED").write_text("{")
+    diverged = make_run(tmp_path / "diverged", {}, 4, 0.8, stop=300)
+    told = {"error": "loss/main is nan at step 310", "step": 310, "status": "diverged"}
+    (diverged / "FAILED").write_text(json.dumps(told))
     runs = {run.folder.name: run for run in read_runs([tmp_path])}
     assert {name: run.status for name, run in runs.items()} == {
         "done": "done", "failed": "failed", "unfinished": "unfinished", "never evaluated": "failed",
+        "diverged": "diverged",
     }  # fmt: skip
-    assert runs["failed"].problem == "failed at step 310: loss/main is nan at step 310"
+    assert runs["failed"].problem == "failed at step 310: out of memory"
+    assert runs["diverged"].problem == "diverged at step 310: loss/main is nan at step 310"
     assert runs["unfinished"].problem == "unfinished at step 200 of 600"
     assert (
         final(runs["done"], "test", "accuracy/main") == json.loads((done / "DONE").read_text())["accuracy/main"] == 0.8
     )
-    last = [json.loads(line) for line in (failed / "metrics.jsonl").read_text().splitlines()][-1]
-    assert final(runs["failed"], "test", "accuracy/main") == last["accuracy/main"]
-    assert last["step"] == runs["failed"].last_step == 300
+    assert final(runs["diverged"], "test", "accuracy/main") == 0.1  # chance among ten classes
+    first = json.loads((diverged / "metrics.jsonl").read_text().splitlines()[1])
+    assert final(runs["diverged"], "test", "loss/main") == first["loss/main"]  # its worst
+    shown = [record["accuracy/main"] for record in runs["diverged"].history if "accuracy/main" in record]
+    assert final(runs["diverged"]._replace(dataset={}), "test", "accuracy/main") == min(shown)
+    assert runs["failed"].last_step == 300
+    assert final(runs["failed"], "test", "accuracy/main") is None
     assert final(runs["unfinished"], "test", "accuracy/main") is None
     assert final(runs["never evaluated"], "test", "accuracy/main") is None
 
@@ -64,6 +73,8 @@ def test_a_failure_outweighs_what_an_earlier_attempt_left(tmp_path: Path) -> Non
     [
         ("config.json", "{", "config.json is no JSON"),
         ("config.json", "[1]", "config.json is no JSON object"),
+        ("config.json", '{"heads": 3}', "config.json: heads is no object"),
+        ("config.json", '{"heads": {"aux1": 0.3}}', "config.json: heads.aux1 is no object"),
         ("config.json", None, "there is no config.json"),
         ("DONE", "\x00", "DONE is no JSON"),
         ("diagnostics.jsonl", "nonsense\n{}\n", "diagnostics.jsonl: 1 unreadable lines, the first is line 1"),
