@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,23 +227,6 @@ def test_on_a_pipe_a_plain_line_tells_now_and_then_how_far_it_is(
     assert "3 of 4 runs finished; now heads.aux1.weight=0" in caplog.messages
 
 
-def test_a_folder_is_one_process_alone_and_free_when_that_ends(tmp_path: Path) -> None:
-    """The lock is the kernel's, of an open file: two openings of one process are as good as two processes."""
-    order: list[str] = []
-
-    def second() -> None:
-        with workers.locked(tmp_path / "run"):
-            order.append("second")
-
-    with workers.locked(tmp_path / "run"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(timeout=0.2)
-        order.append("first")
-    thread.join(timeout=5)
-    assert order == ["first", "second"]
-
-
 def test_what_breaks_a_whole_group_is_told_of_each_of_its_runs(
     data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,13 +242,6 @@ def test_what_breaks_a_whole_group_is_told_of_each_of_its_runs(
     again = trained(data_dir, tmp_path, seeds=[0])
     assert again.exit_code == 0
     assert not list(tmp_path.glob("runs/*/FAILED"))
-
-
-@pytest.mark.parametrize(("given", "resources"), [([], {}), (["TPU=4", "a=0.5"], {"TPU": 4.0, "a": 0.5})])
-def test_resources_on_ray_are_names_and_amounts(given: list[str], resources: dict[str, float]) -> None:
-    assert workers.parse_resources(given) == resources
-    with pytest.raises(AuxjaxError, match="--resources=TPU: write name=amount"):
-        workers.parse_resources(["TPU"])
 
 
 def test_a_kill_while_the_config_is_written_leaves_the_one_before(

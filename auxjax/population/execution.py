@@ -39,6 +39,12 @@ class Execution(NamedTuple):
     evaluate: Callable[..., Any]
 
 
+def check_execution(name: str) -> None:
+    """Raises AuxjaxError for a name that is not of `WAYS`."""
+    if name not in WAYS:
+        raise unknown("execution", name, WAYS)
+
+
 def way_of(name: str, shared: Compiled, members: int) -> Execution:
     """Returns the way of that name for so many members; raises AuxjaxError for an unknown one."""
     if name not in WAYS[1:]:

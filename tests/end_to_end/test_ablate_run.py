@@ -68,11 +68,11 @@ def command(data_dir: str, workdir: Path, *flags: str) -> subprocess.CompletedPr
 
 
 def test_the_command_writes_a_command_for_each_group(data_dir: str, tmp_path: Path) -> None:
-    done = command(data_dir, tmp_path / "runs", f"--emit={tmp_path}/commands.txt")
+    done = command(data_dir, tmp_path / "runs", f"--emit={tmp_path}/commands.txt", "--execution=vmapped")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "commands.txt").read_text().splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["--only=1", "--only=2"]
-    assert "--emit" not in lines[0]
+    assert all("--emit" not in line and "--execution=vmapped" in line for line in lines)
     assert done.stdout.strip().endswith("--collect")
     assert not (tmp_path / "runs").exists()
 
@@ -82,6 +82,10 @@ def test_emitted_commands_train_all_and_exit_codes_tell_what_is_missing(data_dir
     wrong = command(data_dir, tmp_path / "runs", "--axis=heads.aux1.wieght=0,1")
     assert wrong.returncode == 2
     assert "did you mean 'weight'" in wrong.stderr
+    wrong = command(data_dir, tmp_path / "runs", f"--emit={tmp_path}/commands.txt", "--execution=vmaped")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: unknown execution 'vmaped'") and wrong.stderr.count("\n") == 1
+    assert not (tmp_path / "commands.txt").exists()
     assert not (tmp_path / "runs").exists()
     command(data_dir, tmp_path / "runs", f"--emit={tmp_path}/commands.txt")
     for line in (tmp_path / "commands.txt").read_text().splitlines():
