@@ -196,14 +196,20 @@ def nothing_written(run: Path) -> None:
 HARMS = (half_a_record, no_test_record, a_checkpoint_begun, a_checkpoint_half_deleted, files_begun, nothing_written)
 
 
-def test_runs_cut_off_while_they_wrote_end_with_the_same_numbers(data_dir: str, copied: Path) -> None:
+def test_runs_cut_off_while_they_wrote_end_with_the_same_numbers(
+    data_dir: str, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no more is trained again than was lost: of one run its last two steps, of another all."""
     before = ablation_runs.left(copied)
-    for harms in (HARMS[:4], HARMS[4:]):
+    names, first_steps = list(before), ablation_runs.first_steps(monkeypatch)
+    for harms, again in ((HARMS[:4], {names[2]: 2}), (HARMS[4:], {names[1]: 0})):
         for name, harm in zip(before, harms, strict=False):
             (copied / "runs" / name / "DONE").unlink()
             harm(copied / "runs" / name)
         assert trained(data_dir, copied).exit_code == 0
         assert ablation_runs.left(copied) == before
+        assert first_steps == again
+        first_steps.clear()
 
 
 def test_the_base_config_of_an_ablation_leaves_out_what_changes_no_result(data_dir: str) -> None:

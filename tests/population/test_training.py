@@ -15,6 +15,7 @@ from auxjax import metrics
 from auxjax.errors import AuxjaxError
 from auxjax.population import plan, train_members
 from auxjax.population.members import Member
+from tests import ablation_runs
 from tests.compilations import counted
 from tests.digits_runs import timeless
 from tests.population.made import config
@@ -129,7 +130,9 @@ def test_an_interrupted_population_ends_with_the_same_bits(
             train_members(members(data_dir), folders, execution="scanned", progress=False)
     assert (folders[0] / "DONE").exists() and not (folders[1] / "DONE").exists()
     assert not (folders[2] / "config.json").exists()
+    first_steps = ablation_runs.first_steps(monkeypatch)
     train_members(members(data_dir), folders, execution="scanned", progress=False)
+    assert first_steps == {"1": 4 if last == 4 else 0, "2": 0, "3": 0}
     for folder, whole in zip(folders, together, strict=True):
         expected, found = parameters(whole), parameters(folder)
         for name, value in expected.items():
