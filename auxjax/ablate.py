@@ -20,7 +20,7 @@ from auxjax import arms as arms_of
 from auxjax import config as configs
 from auxjax.arms import Arm
 from auxjax.errors import AuxjaxError
-from auxjax.population import Outcome, outcome, plan
+from auxjax.population import Outcome, check_execution, outcome, plan
 from auxjax.storage import local_folder
 from auxjax.sweep import LEARNING_RATE
 from auxjax.untrusted import read_json
@@ -70,6 +70,7 @@ def ablate(
     only: int | None = None,
     collect: bool = False,
     on_ray: workers.Cluster | None = None,
+    execution: str = "auto",
     progress: bool = True,
 ) -> Ablation:
     """Trains `config` under each combination of changes and with each seed, and returns the Ablation.
@@ -78,23 +79,22 @@ def ablate(
     that fails or diverges stops no other. In a folder with an ablation of the same config, new arms and seeds join
     those there. With several `learning_rates` every arm trains at each, and the report compares each at its own best on
     the validation split, a tenth of the training set where the config holds out none. `only` trains one group of runs
-    that share a program (from 1) and writes no report; `collect` trains nothing. Raises AuxjaxError for what cannot
-    run, and for a folder of another config.
+    that share a program (from 1) and writes no report; `collect` trains nothing; `execution` is `train_members`'s.
+    Raises AuxjaxError for what cannot run, and for a folder of another config.
     """
+    check_execution(execution)
     processes.alone("an ablation")
     config, combinations = tuned(config, combinations, learning_rates)
     arms = arms_of.make(config, combinations, seeds)
     folder = local_folder(workdir)
     members = [Member(a.name, c, folder / "runs" / r) for a in arms for c, r in zip(a.configs, a.runs, strict=True)]
-    groups = [[members[i] for i in group.members] for group in plan([m.config for m in members])]
-    if only is not None and not 1 <= only <= len(groups):
-        raise AuxjaxError(f"--only={only}: there are groups 1 to {len(groups)}")
+    groups = _wanted(members, only)
     for member in members:
         _check_run(member)
     ablation_file.describe(folder, config, arms, command, LEARNING_RATE if len(learning_rates) > 1 else "")
     outcomes: dict[str, Outcome] = {}
     if not collect:
-        outcomes = _train(groups if only is None else groups[only - 1 : only], on_ray, progress)
+        outcomes = _train(groups, on_ray, execution, progress)
     if only is not None:
         return Ablation(folder, arms, outcomes, "", None)
     every = {m.folder.name: outcomes.get(m.folder.name) or read_outcome(m.folder) for m in members}
@@ -137,6 +137,16 @@ def commands(
     return [f"{shlex.join(arguments)} --only={n}" for n, _ in enumerate(plan(made), start=1)]
 
 
+def _wanted(members: Sequence[Member], only: int | None) -> list[list[Member]]:
+    """Returns the groups of members that share a program, or one of them, counted from 1."""
+    groups = [[members[i] for i in group.members] for group in plan([m.config for m in members])]
+    if only is None:
+        return groups
+    if not 1 <= only <= len(groups):
+        raise AuxjaxError(f"--only={only}: there are groups 1 to {len(groups)}")
+    return groups[only - 1 : only]
+
+
 def read_outcome(folder: Path) -> Outcome:
     """Returns the Outcome that a run's folder tells; "failed" where it is not finished."""
     told = outcome.read(folder)
@@ -148,12 +158,15 @@ def read_outcome(folder: Path) -> Outcome:
     return Outcome(folder, "failed", error, {}, [])
 
 
-def _train(groups: Sequence[Sequence[Member]], on_ray: workers.Cluster | None, progress: bool) -> dict[str, Outcome]:
+def _train(
+    groups: Sequence[Sequence[Member]], on_ray: workers.Cluster | None, execution: str, progress: bool
+) -> dict[str, Outcome]:
     """Returns outcomes by run; a line for each that is not done, as soon as its group is."""
     tasks = [[(m.config, m.folder) for m in group] for group in groups]
+    trained = workers.train_here(tasks, execution) if on_ray is None else workers.train_on_ray(tasks, execution, on_ray)
     outcomes: dict[str, Outcome] = {}
     with _bar([m for group in groups for m in group]) if progress else contextlib.nullcontext():
-        for names, finished in workers.train_here(tasks) if on_ray is None else workers.train_on_ray(tasks, on_ray):
+        for names, finished in trained:
             outcomes |= zip(names, finished, strict=True)
             for name, told in zip(names, finished, strict=True):
                 if told.status != "done":

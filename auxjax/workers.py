@@ -44,13 +44,13 @@ def parse_resources(given: Sequence[str]) -> dict[str, float]:
         raise AuxjaxError(f"--resources={','.join(given)}: write name=amount, as in TPU=4") from None
 
 
-def train_here(groups: Sequence[Group]) -> Trained:
+def train_here(groups: Sequence[Group], execution: str) -> Trained:
     """Yields names and Outcomes of each group's runs as it finishes, one group after the other."""
     for group in groups:
-        yield [folder.name for _, folder in group], train_group(group)
+        yield [folder.name for _, folder in group], train_group(group, execution)
 
 
-def train_on_ray(groups: Sequence[Group], cluster: Cluster) -> Trained:
+def train_on_ray(groups: Sequence[Group], execution: str, cluster: Cluster) -> Trained:
     """Yields names and Outcomes of each group's runs as it finishes, each group a task of a Ray cluster.
 
     The runs' folders, and the packages, are to be the same on every machine. A group whose machine is lost starts again
@@ -71,7 +71,10 @@ def train_on_ray(groups: Sequence[Group], cluster: Cluster) -> Trained:
     except (ConnectionError, ValueError) as error:
         raise AuxjaxError(f"no Ray cluster at {cluster.address!r}: {_one_line(error)}") from None
     try:
-        waiting = {task.remote([(configs.to_json(c), str(folder)) for c, folder in group]): group for group in groups}
+        waiting = {
+            task.remote([(configs.to_json(c), str(folder)) for c, folder in group], execution): group
+            for group in groups
+        }
         while waiting:
             ready, _ = ray.wait(list(waiting), timeout=_SAY_SECONDS)
             if not ready:
@@ -88,16 +91,17 @@ def train_on_ray(groups: Sequence[Group], cluster: Cluster) -> Trained:
         ray.shutdown()
 
 
-def train_group(group: Group) -> list[Outcome]:
+def train_group(group: Group, execution: str) -> list[Outcome]:
     """Returns the Outcomes of runs that share a program; waits while another process trains one of them."""
+    made, folders = [config for config, _ in group], [folder for _, folder in group]
     with contextlib.ExitStack() as stack:
         # In one order everywhere, or two processes could each wait for the other.
-        for folder in sorted(folder for _, folder in group):
+        for folder in sorted(folders):
             stack.enter_context(locked(folder))
         try:
-            return train_members([c for c, _ in group], [folder for _, folder in group], progress=False)
+            return train_members(made, folders, execution=execution, progress=False)
         except Exception as error:  # of the program that all share, as one that fits in no memory
-            return [outcome.broken(folder, "failed", error, 0, []) for _, folder in group]
+            return [outcome.broken(folder, "failed", error, 0, []) for folder in folders]
 
 
 @contextlib.contextmanager
@@ -113,9 +117,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _task(group: Sequence[tuple[str, str]]) -> list[Outcome]:
+def _task(group: Sequence[tuple[str, str]], execution: str) -> list[Outcome]:
     try:
-        return train_group([(configs.from_json(text), Path(folder)) for text, folder in group])
+        return train_group([(configs.from_json(text), Path(folder)) for text, folder in group], execution)
     except Preempted:
         os._exit(TRY_AGAIN)  # all is saved, and a worker that is gone is what Ray tries again elsewhere
 

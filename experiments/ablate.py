@@ -25,6 +25,7 @@ RATES = flags.DEFINE_string("learning_rates", "auto", "auto (1/3, 1 and 3 times 
 ONLY = flags.DEFINE_integer("only", None, "Train one group of runs alone, counted from 1.")
 COLLECT = flags.DEFINE_bool("collect", False, "Train nothing: make the table and the report.")
 EMIT = flags.DEFINE_string("emit", None, "Train nothing: write a command for each group to this file.")
+EXECUTION = flags.DEFINE_string("execution", "auto", "auto (a short trial says), scanned, vmapped or devices.")
 RAY = flags.DEFINE_string("ray", "", "Train on a Ray cluster: local, auto or its address.")
 CPUS = flags.DEFINE_float("num_cpus", 1, "CPUs of a group on Ray.")
 GPUS = flags.DEFINE_float("num_gpus", 0, "GPUs of a group on Ray.")
@@ -34,8 +35,10 @@ COMMAND = ["python", *sys.argv]
 
 def main() -> int:
     """Trains, prints the table, the report's path and what failed."""
-    from auxjax import ablate, sweep, workers
+    from auxjax import ablate, population, sweep, workers
 
+    execution = EXECUTION.value or ""
+    population.check_execution(execution)
     given = {"names": SWEEP.value, "axes": AXIS.value}
     grid = cli.from_file(cli.config_file(), lambda module: sweep.combinations(CONFIG.value, module, **given))
     seeds = None if SEEDS.value is None else sweep.parse_seeds(SEEDS.value)
@@ -50,6 +53,7 @@ def main() -> int:
     done = ablate.ablate(
         CONFIG.value, grid, WORKDIR.value or "", seeds=seeds, learning_rates=rates, command=shlex.join(COMMAND),
         only=ONLY.value, collect=bool(COLLECT.value), on_ray=workers.Cluster(RAY.value, *needs) if RAY.value else None,
+        execution=execution,
     )  # fmt: skip
     print(f"{done.table}\nreport: {done.report}" if done.report else f"{len(done.outcomes)} runs in {done.folder}")
     for line in done.failures:

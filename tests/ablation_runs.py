@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 import auxjax
 from auxjax import metrics, sweep
+from auxjax.population.members import Member
 from tests import digits_runs
 
 GRID = "heads.aux1.weight=0,0.3"
@@ -51,6 +54,38 @@ def start(data_dir: str, workdir: Path) -> Any:
     process = context.Process(target=run, args=(data_dir, str(workdir)))
     process.start()
     return process
+
+
+def first_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A dict that keeps the step at which each run's training in this process goes on; 0 where it begins anew."""
+    found: dict[str, int] = {}
+    trained = Member.trained
+
+    def noted(self: Member, *args: Any) -> None:
+        if self.folder is not None:
+            found.setdefault(self.folder.name, self.step)
+        trained(self, *args)
+
+    monkeypatch.setattr(Member, "trained", noted)
+    return found
+
+
+def saved(workdir: Path) -> dict[str, str]:
+    """Returns the records of each run up to its last checkpoint, as text: their speeds are of one training alone."""
+    found = {}
+    for folder in sorted((workdir / "runs").glob("*")):
+        steps = [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
+        if steps:
+            lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+            whole = (line for line in lines if line.endswith("\n"))
+            found[folder.name] = "".join(line for line in whole if json.loads(line)["step"] <= max(steps))
+    return found
+
+
+def still_there(workdir: Path, records: Mapping[str, str]) -> bool:
+    """Returns whether what was `saved` is what the runs' records begin with: none of it was trained again."""
+    files = {name: workdir / "runs" / name / "metrics.jsonl" for name in records}
+    return all(file.read_text().startswith(records[name]) for name, file in files.items())
 
 
 def left(workdir: Path) -> dict[str, Any]:

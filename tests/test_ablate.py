@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,14 +196,20 @@ def nothing_written(run: Path) -> None:
 HARMS = (half_a_record, no_test_record, a_checkpoint_begun, a_checkpoint_half_deleted, files_begun, nothing_written)
 
 
-def test_runs_cut_off_while_they_wrote_end_with_the_same_numbers(data_dir: str, copied: Path) -> None:
+def test_runs_cut_off_while_they_wrote_end_with_the_same_numbers(
+    data_dir: str, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no more is trained again than was lost: of one run its last two steps, of another all."""
     before = ablation_runs.left(copied)
-    for harms in (HARMS[:4], HARMS[4:]):
+    names, first_steps = list(before), ablation_runs.first_steps(monkeypatch)
+    for harms, again in ((HARMS[:4], {names[2]: 2}), (HARMS[4:], {names[1]: 0})):
         for name, harm in zip(before, harms, strict=False):
             (copied / "runs" / name / "DONE").unlink()
             harm(copied / "runs" / name)
         assert trained(data_dir, copied).exit_code == 0
         assert ablation_runs.left(copied) == before
+        assert first_steps == again
+        first_steps.clear()
 
 
 def test_the_base_config_of_an_ablation_leaves_out_what_changes_no_result(data_dir: str) -> None:
@@ -228,23 +233,6 @@ def test_on_a_pipe_a_plain_line_tells_now_and_then_how_far_it_is(
     assert "3 of 4 runs finished; now heads.aux1.weight=0" in caplog.messages
 
 
-def test_a_folder_is_one_process_alone_and_free_when_that_ends(tmp_path: Path) -> None:
-    """The lock is the kernel's, of an open file: two openings of one process are as good as two processes."""
-    order: list[str] = []
-
-    def second() -> None:
-        with workers.locked(tmp_path / "run"):
-            order.append("second")
-
-    with workers.locked(tmp_path / "run"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(timeout=0.2)
-        order.append("first")
-    thread.join(timeout=5)
-    assert order == ["first", "second"]
-
-
 def test_what_breaks_a_whole_group_is_told_of_each_of_its_runs(
     data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,13 +248,6 @@ def test_what_breaks_a_whole_group_is_told_of_each_of_its_runs(
     again = trained(data_dir, tmp_path, seeds=[0])
     assert again.exit_code == 0
     assert not list(tmp_path.glob("runs/*/FAILED"))
-
-
-@pytest.mark.parametrize(("given", "resources"), [([], {}), (["TPU=4", "a=0.5"], {"TPU": 4.0, "a": 0.5})])
-def test_resources_on_ray_are_names_and_amounts(given: list[str], resources: dict[str, float]) -> None:
-    assert workers.parse_resources(given) == resources
-    with pytest.raises(AuxjaxError, match="--resources=TPU: write name=amount"):
-        workers.parse_resources(["TPU"])
 
 
 def test_a_kill_while_the_config_is_written_leaves_the_one_before(

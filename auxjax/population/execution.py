@@ -39,6 +39,12 @@ class Execution(NamedTuple):
     evaluate: Callable[..., Any]
 
 
+def check_execution(name: str) -> None:
+    """Raises AuxjaxError for a name that is not of `WAYS`."""
+    if name not in WAYS:
+        raise unknown("execution", name, WAYS)
+
+
 def way_of(name: str, shared: Compiled, members: int) -> Execution:
     """Returns the way of that name for so many members; raises AuxjaxError for an unknown one."""
     if name not in WAYS[1:]:
@@ -47,14 +53,12 @@ def way_of(name: str, shared: Compiled, members: int) -> Execution:
 
 
 def choose(shared: Compiled, members: int, trial: Callable[[Execution, int, int, int], float]) -> Execution:
-    """Returns the fastest way: devices where there are several, else what some steps of a few members say.
+    """Returns the way that some steps of a few members say is the fastest; over devices only where there are several.
 
     `trial(way, members, steps, times)` gives the seconds of the fastest of so many runs, on states that are thrown
     away. Nothing is tried where all of the training takes less than two minutes one after another, and that way is kept
-    unless the other is clearly faster: it compiles in half the time, and an interruption costs it least.
+    unless another is clearly faster: it compiles in half the time, and an interruption costs it least.
     """
-    if jax.local_device_count() > 1 and members > 1:
-        return way_of("devices", shared, members)
     scanned = way_of("scanned", shared, 1)
     if members == 1:
         return scanned
@@ -62,14 +66,23 @@ def choose(shared: Compiled, members: int, trial: Callable[[Execution, int, int,
     alone = trial(scanned, 1, steps, _TRIALS)
     if alone / steps * shared.total_steps * members < _WORTH_A_TRIAL_SECONDS:
         return scanned
-    some = min(_TRIAL_MEMBERS, members)
-    together = trial(way_of("vmapped", shared, some), some, steps, _TRIALS)
-    name = "vmapped" if together < _CLEARLY * alone * some else "scanned"
-    logger.info(
-        "%d members: %s (%d steps of %d members: %.3g s vmapped, %.3g s one after another)",
-        members, name, steps, some, together, alone * some,
-    )  # fmt: skip
-    return way_of(name, shared, members)
+    devices = jax.local_device_count()
+    seconds = {"scanned": alone * members}
+    for name in ("vmapped", "devices") if devices > 1 else ("vmapped",):
+        spread = devices if name == "devices" else 1
+        some = min(_TRIAL_MEMBERS * spread, members)
+        tried = trial(way_of(name, shared, some), some, steps, _TRIALS)
+        seconds[name] = tried * _blocks(members, spread) / _blocks(some, spread)
+    fastest = min(seconds, key=lambda name: seconds[name])
+    chosen = fastest if seconds[fastest] < _CLEARLY * seconds["scanned"] else "scanned"
+    told = ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items())
+    logger.info("%d members: %s (%d steps of all of them, by a trial: %s)", members, chosen, steps, told)
+    return way_of(chosen, shared, members)
+
+
+def _blocks(members: int, devices: int) -> int:
+    """Returns how many members the fullest device has."""
+    return -(-members // devices)
 
 
 def _scanned(shared: Compiled, members: int) -> Execution:
@@ -109,7 +122,7 @@ def _spread(shared: Compiled, members: int) -> Execution:
     devices = jax.local_devices()[: min(members, jax.local_device_count())]
     mesh = Mesh(np.array(devices), (AXIS,))
     split, whole = PartitionSpec(AXIS), PartitionSpec()
-    full = -(-members // len(devices)) * len(devices)
+    full = _blocks(members, len(devices)) * len(devices)
     in_a_row = devices[0].platform == "cpu"
 
     def stretch(numbers: Any, state: Any, resident: Any, index: Any, count: Any) -> Any:

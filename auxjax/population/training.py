@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from auxjax import data, preemption, run
 from auxjax.check import finalize
 from auxjax.config import due
-from auxjax.errors import NotFiniteError, unknown
+from auxjax.errors import NotFiniteError
 from auxjax.population import outcome
-from auxjax.population.execution import WAYS, Execution, choose, way_of
+from auxjax.population.execution import WAYS, Execution, check_execution, choose, way_of
 from auxjax.population.members import Member
 from auxjax.population.outcome import Outcome
 from auxjax.population.plan import Group, plan
@@ -49,8 +49,7 @@ def train_members(
     the members' next stop are done and saved. Raises AuxjaxError for a config that could not run, before anything
     trains.
     """
-    if execution not in WAYS:
-        raise unknown("execution", execution, WAYS)
+    check_execution(execution)
     finished = [finalize(config) for config in configs]
     places = [None] * len(finished) if folders is None else [None if f is None else local_place(f) for f in folders]
     outcomes: dict[int, Outcome] = {}
@@ -217,9 +216,7 @@ def _advance(
         evaluate("test")
 
 
-def _trial(
-    shared: Compiled, make: Callable[[], Member], way: Execution, members: int, steps: int, times: int
-) -> float:
+def _trial(shared: Compiled, make: Callable[[], Member], way: Execution, members: int, steps: int, times: int) -> float:
     """Returns the seconds of some steps of copies of one member, in memory: the fastest of so many, once compiled."""
     member = make()
     resident = way.everywhere(data.arrays(shared.dataset, "train"))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from auxjax.report import numbers
 from auxjax.report.arms import Arm, heads_of
 from auxjax.report.plots import Frame, Panel, Plot, Series, chunks
 from auxjax.report.runs import DIVERGED, FAILED, UNFINISHED, Run
+
+_Place = tuple[str, str]  # a head's tap and its name
+_MAIN = ("", "main")
 
 
 def points(run: Run, split: str, metric: str) -> tuple[list[float], list[float]]:
@@ -75,14 +80,13 @@ def weights(arms: Sequence[Arm]) -> Plot:
 
 def exits(arms: Sequence[Arm], split: str) -> Plot:
     """Returns the accuracy of each head and of main at the last step, shallow to deep; no frames without heads."""
-    order = {head: None for arm in arms for head in heads_of(arm.config)}
-    names = [*sorted(order, key=lambda name: (len(name), name)), "main"]
+    places = [*_by_depth(arms), _MAIN]
     lines = []
     for arm in arms:
-        found = []
-        for place, name in enumerate(names):
+        found, own = [], [*_places(arm.config), _MAIN]
+        for place, (tap, name) in enumerate(places):
             values = [value for run in arm.runs if (value := final(run, split, f"accuracy/{name}")) is not None]
-            if values and heads_of(arm.config):
+            if values and (tap, name) in own and len(own) > 1:
                 found.append((float(place), numbers.mean([100 * value for value in values])))
         if len(found) > 1:
             estimates = [estimate for _, estimate in found]
@@ -95,8 +99,8 @@ def exits(arms: Sequence[Arm], split: str) -> Plot:
     ]
     panels = [panel for panel in panels if panel.series]
     frames = [Frame("", f"{split} accuracy at the last step, %", panels)] if panels else []
-    note = "Each head's own accuracy, in the order of the heads' names, and main's; mean with its 95 % interval."
-    return Plot("exits", "Accuracy by exit", note, "exit", frames, categories=names)
+    note = "Each head's own accuracy, in the order of their taps, and main's; mean with its 95 % interval."
+    return Plot("exits", "Accuracy by exit", note, "exit, shallow to deep", frames, categories=_labels(places))
 
 
 def final(run: Run, split: str, metric: str) -> float | None:
@@ -143,6 +147,37 @@ def _whole(arm: Arm, runs: Mapping[str, numbers.Points]) -> list[numbers.Points]
     """Returns the curves of the runs that came to their end, of all where none did: one that stops cuts the mean."""
     ended = {run.name for run in arm.runs if run.status not in (DIVERGED, FAILED, UNFINISHED)}
     return [run for name, run in runs.items() if run[0] and name in ended] or [run for run in runs.values() if run[0]]
+
+
+def _places(config: Mapping[str, Any]) -> list[_Place]:
+    """Returns the tap and the name of each head."""
+    return [(str(head.get("at", name)), name) for name, head in heads_of(config).items()]
+
+
+def _by_depth(arms: Sequence[Arm]) -> list[_Place]:
+    """Returns the tap and the name of every head, shallow to deep.
+
+    Depth is the order of execution of the layers where a diagnostic recorded it, else that of the numbers in the taps.
+    """
+    recorded = [r.get("layers") for arm in arms for run in arm.runs for r in run.diagnostics]
+    layers = max((names for names in recorded if isinstance(names, list)), key=len, default=[])
+
+    def depth(place: _Place) -> tuple[Any, ...]:
+        layer = re.split(r"[/.#\[]", place[0])[0]
+        return layers.index(layer) if layer in layers else len(layers), _natural(place[0]), _natural(place[1])
+
+    return sorted({place for arm in arms for place in _places(arm.config)}, key=depth)
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """Returns what sorts text by the numbers in it, as numbers."""
+    return [(float(part), "") if part.isdecimal() else (-1.0, part) for part in re.split(r"(\d+)", text)]
+
+
+def _labels(places: Sequence[_Place]) -> list[str]:
+    """Returns the heads' names, after their taps where one name stands at several."""
+    names = [name for _, name in places]
+    return [name if names.count(name) == 1 else f"{tap} ({name})" for tap, name in places]
 
 
 def _groups(arms: Sequence[Arm]) -> list[list[str]]:

@@ -9,6 +9,8 @@ import numpy as np
 from auxjax import statistics
 from auxjax.statistics import Estimate, MedianTime, Selection, SpeedUp, TimeToTarget, Verdict
 from auxjax.statistics.curves import Curve
+from auxjax.statistics.intervals import estimate
+from auxjax.statistics.ratios import geometric_mean_ratio
 from auxjax.statistics.verdicts import Better
 
 # The smallest difference in accuracy that matters: under it "no difference" may be shown. Losses have none.
@@ -19,6 +21,11 @@ Points = tuple[Sequence[float], Sequence[float]]
 def mean(values: Sequence[float]) -> Estimate:
     """Returns the mean over runs with its 95 % interval, which one run leaves unbounded."""
     return statistics.mean(values)
+
+
+def mean_ratio(values: Sequence[float]) -> Estimate:
+    """Returns the geometric mean of ratios over runs with its 95 % interval, which one run leaves unbounded."""
+    return estimate(geometric_mean_ratio(np.asarray(values, np.float64), np.ones(len(values))), len(values))
 
 
 def average(runs: Sequence[Points]) -> tuple[list[float], list[float]]:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from auxjax.report import numbers
-from auxjax.report.arms import Arm
+from auxjax.report.arms import Arm, heads_of
 from auxjax.report.plots import Frame, Grid, Panel, Plot, Series
+from auxjax.statistics import Estimate
 
 Record = Mapping[str, Any]
 Get = Callable[[Record], Any]
+Mean = Callable[[Sequence[Any]], Estimate]
 # Panels and frames of a grid; a page of fifty arms would be neither small nor read.
 PANELS, FRAMES = 8, 9
 
@@ -53,21 +55,55 @@ def spread_out(steps: Sequence[int], count: int) -> list[int]:
     return [ordered[i] for i in np.unique(np.linspace(0, len(ordered) - 1, count).round().astype(int))] if steps else []
 
 
-def over_time(kind: str, title: str, y_label: str, get: Get, note: str, log: bool = False) -> Callable[..., Plot]:
-    """Returns the maker of a figure of one number over steps, a line an arm."""
+def over_time(
+    kind: str, title: str, measures: Mapping[str, Get], note: str, log: bool = False, mean: Mean = numbers.mean
+) -> Callable[..., Plot]:
+    """Returns the maker of a figure of numbers over steps, a line an arm, a frame for each of `{what it is: get}`."""
 
     def make(arms: Sequence[Arm]) -> Plot:
-        lines = []
-        for arm in arms:
-            found = collect(arm, kind, get)
-            if found:
-                each = [numbers.mean(values) for values in found.values()]
-                lines.append(Series(arm.name, arm.name, list(map(float, found)), [e.value for e in each],
-                                    [e.low for e in each], [e.high for e in each]))  # fmt: skip
-        frames = [Frame("", y_label, [Panel("", lines)])] if lines else []
+        frames = []
+        for y_label, get in measures.items():
+            lines = []
+            for arm in arms:
+                found = collect(arm, kind, get)
+                if found:
+                    each = [mean(values) for values in found.values()]
+                    lines.append(Series(arm.name, arm.name, list(map(float, found)), [e.value for e in each],
+                                        [e.low for e in each], [e.high for e in each]))  # fmt: skip
+            frames += [Frame(y_label if len(measures) > 1 else "", y_label, [Panel("", lines)])] if lines else []
         return Plot(f"{kind}_over_time", title, note, "step", frames, log=log)
 
     return make
+
+
+def by_loss_over_time(
+    kind: str, title: str, measures: Mapping[str, Get], note: str, log: bool = False
+) -> Callable[..., Plot]:
+    """Returns the maker of a figure of numbers over steps by loss, a panel an arm with heads, a line a loss.
+
+    Each of `{what it is: get}` is a frame, and gives `{loss: number}` of a record.
+    """
+
+    def make(arms: Sequence[Arm]) -> Plot:
+        frames = []
+        for y_label, get in measures.items():
+            panels: list[Panel] = []
+            for arm in arms:
+                found = collect(arm, kind, get) if heads_of(arm.config) and len(panels) < PANELS else {}
+                lines = _lines_by_loss(arm.name, found)
+                panels += [Panel(arm.name, lines, arm=arm.name)] if lines else []
+            frames += [Frame(y_label if len(measures) > 1 else "", y_label, panels)] if panels else []
+        return Plot(f"{kind}_by_loss", title, note, "step", frames, colours="label", log=log)
+
+    return make
+
+
+def _lines_by_loss(arm: str, found: Mapping[int, Sequence[Mapping[str, float | None]]]) -> list[Series]:
+    """Returns a line for each loss of an arm's `{step: [{loss: number} of each run]}`."""
+    losses = dict.fromkeys(loss for runs in found.values() for run in runs for loss in run)
+    steps = list(map(float, found))
+    rows = [[mean_over_runs([run.get(loss) for run in runs]) for runs in found.values()] for loss in losses]
+    return [Series(loss, arm, steps, known_values(np.asarray(row))) for loss, row in zip(losses, rows, strict=True)]
 
 
 def by_position(

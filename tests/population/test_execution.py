@@ -42,11 +42,43 @@ def test_the_faster_way_is_chosen_where_it_is_clearly_faster(
 
 
 @pytest.mark.multidevice
-def test_several_devices_are_used_without_a_trial(shared: Compiled) -> None:
+@pytest.mark.parametrize(
+    ("times", "way"),
+    [
+        ((100.0, 400.0, 100.0), "devices"),
+        ((100.0, 50.0, 800.0), "vmapped"),  # devices that share the cores of one machine
+        ((100.0, 390.0, 750.0), "scanned"),
+        ((0.001, 0.0001, 0.0001), "scanned"),  # over before a trial would be
+    ],
+)
+def test_several_devices_are_used_where_a_trial_says_so(
+    times: tuple[float, float, float], way: str, shared: Compiled
+) -> None:
+    tried: dict[str, int] = {}
+
+    def trial(execution: Execution, members: int, *_: Any) -> float:
+        tried[execution.name] = members
+        return dict(zip(("scanned", "vmapped", "devices"), times, strict=True))[execution.name]
+
+    assert choose(shared, 8, trial).name == way
+    assert tried == ({"scanned": 1} if times[0] < 1 else {"scanned": 1, "vmapped": 4, "devices": 8})
+
+
+@pytest.mark.multidevice
+def test_what_devices_take_is_by_the_fullest_of_them(shared: Compiled) -> None:
+    """Forty members are five a device; a trial of four a device says what four of those five take."""
+
+    def trial(execution: Execution, members: int, *_: Any) -> float:
+        return {"scanned": 100.0, "vmapped": 1000.0, "devices": 0.79 * 4000 * 4 / 5}[execution.name]
+
+    assert choose(shared, 40, trial).name == "devices"
+    assert choose(shared, 41, trial).name == "scanned"
+
+
+def test_a_member_alone_is_not_tried(shared: Compiled) -> None:
     def trial(*_: Any) -> float:
         raise AssertionError
 
-    assert choose(shared, 8, trial).name == "devices"
     assert choose(shared, 1, trial).name == "scanned"
 
 

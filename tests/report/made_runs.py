@@ -121,6 +121,9 @@ def write_diagnostics(folder: Path, heads: Sequence[str], total: int, random: np
              "magnitude": np.abs(cosine).tolist(), "conflict": (cosine[:-1] < 0).mean(0).tolist()},
             {"diagnostic": "variance", "losses": [*losses, "total"], "trace": [2.0] * (count + 1),
              "norm_squared": [0.1] * (count + 1), "noise_scale": [20.0 + step / 10] * (count + 1)},
+            {"diagnostic": "paired_variance", "losses": ["main", "total"], "trace": [2.0, 3.0],
+             "ratio": {name: {"value": 0.7 + 0.1 * i, "low": 0.6, "high": 1.0 + 0.1 * i}
+                       for i, name in enumerate(("trace", "noise_to_signal", "equal_norm"))}},
             {"diagnostic": "hessian", "loss": "total", "eigenvalues": [5.0 + step / 100, 2.0], "trace": 30.0,
              "trace_error": 1.0, "density": {"x": path.tolist(), "y": np.exp(-8 * path**2).tolist()}},
             {"diagnostic": "ntk", "loss": "main", "alignment": 0.2 + step / total / 2, "spectrum": [9.0, 3.0, 1.0, 0.2],
@@ -130,6 +133,6 @@ def write_diagnostics(folder: Path, heads: Sequence[str], total: int, random: np
             {"diagnostic": "cka", "layers": LAYERS, "cka": (np.exp(-abs(depth[:, None] - depth[None]) / 2)).tolist()},
             {"diagnostic": "landscape", "x": path.tolist(), "y": None, "loss": (path**2 + 0.1).tolist()},
         ]  # fmt: skip
-        for record in records[-9:]:
-            record["step"] = step
+        for record in records:
+            record.setdefault("step", step)
     (folder / "diagnostics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

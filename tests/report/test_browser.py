@@ -42,7 +42,7 @@ def afresh(opened: Page) -> None:
 
 def test_it_loads_without_a_complaint_and_draws_everything(opened: Page) -> None:
     assert opened.evaluate("[...document.querySelectorAll('#plots section')].every((s) => s.querySelector('svg'))")
-    assert opened.evaluate("document.querySelectorAll('#plots section').length") == 18
+    assert opened.evaluate("document.querySelectorAll('#plots section').length") == 21
     assert opened.evaluate(MEANS) == 5 and opened.evaluate(LINES) == 5 + 26
     assert opened.evaluate("document.querySelectorAll('#supported li').length") == 4
     assert opened.evaluate("document.querySelectorAll('#headline tbody circle').length") == 4

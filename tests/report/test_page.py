@@ -107,30 +107,3 @@ def test_thinning(points: int) -> None:
     made = thin(line, points)
     assert len(made.x) == len(made.y) == len(made.low) == points and (made.x[0], made.x[-1]) == (0, 99)
     assert all(y == 2 * x for x, y in zip(made.x, made.y, strict=True) if y is not None)
-
-
-def test_every_recorded_diagnostic_has_its_figure_and_a_damaged_one_a_line(tmp_path: Path) -> None:
-    folder = make_ablation(tmp_path / "ablation", weights=(0.3,), seeds=2, points=4, diagnostics=True)
-    content = gather([folder])
-    assert {plot.name for plot in content.plots} == {
-        "learning_curves", "exits", "weights", "gradient_norm_by_layer", "gradient_profile_over_time",
-        "gradient_by_loss", "cosine_over_time", "similarity_matrix", "variance_over_time", "hessian_over_time",
-        "hessian_at_the_end", "ntk_over_time", "ntk_at_the_end", "probes_by_layer", "exits_by_layer", "cka_matrix",
-        "landscape_at_the_end",
-    }  # fmt: skip
-    path = next(folder.glob("runs/*/diagnostics.jsonl"))
-    path.write_text(path.read_text() + '{"step": 700, "diagnostic": "variance", "losses": "total"}\n')
-    content = gather([folder])
-    assert "variance_over_time" not in {plot.name for plot in content.plots}
-    assert any(text.startswith("The records of variance could not be drawn") for text in content.unsupported)
-
-
-def test_a_gradients_profile_is_the_geometric_mean_over_seeds(tmp_path: Path) -> None:
-    for seed, norm in enumerate((1.0, 100.0)):
-        folder = make_run(tmp_path / str(seed), {}, seed, 0.8, points=2)
-        record = {"step": 1, "diagnostic": "gradient_norm", "layers": ["a", "b"], "losses": ["main", "total"]}
-        values = [[norm, 4.0], [norm, 4.0]]
-        (folder / "diagnostics.jsonl").write_text(json.dumps({**record, "norm": values}) + "\n")
-    plot = next(plot for plot in gather([tmp_path]).plots if plot.name == "gradient_norm_by_layer")
-    (line,) = plot.frames[0].panels[0].series
-    assert plot.categories == ["a", "b"] and list(line.y) == pytest.approx([10.0, 4.0])
