@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import ml_collections
 
 from auxjax import config as configs
@@ -102,6 +103,9 @@ def train_group(group: Group, execution: str) -> list[Outcome]:
             return train_members(made, folders, execution=execution, progress=False)
         except Exception as error:  # of the program that all share, as one that fits in no memory
             return [outcome.broken(folder, "failed", error, 0, []) for folder in folders]
+        finally:
+            # On a CPU a large program takes thousands of memory maps, of which Linux gives a process 65,530.
+            jax.clear_caches()
 
 
 @contextlib.contextmanager

@@ -63,3 +63,14 @@ def test_resources_on_ray_are_names_and_amounts(given: list[str], resources: dic
     assert workers.parse_resources(given) == resources
     with pytest.raises(AuxjaxError, match="--resources=TPU: write name=amount"):
         workers.parse_resources(["TPU"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="counts the memory maps of Linux")
+def test_a_group_leaves_none_of_its_programs_behind(data_dir: str, tmp_path: Path) -> None:
+    maps = []
+    for depth in (2, 3, 4):
+        made = ablation_runs.config(data_dir, **{"model.depth": depth})
+        (trained,) = workers.train_group([(made, tmp_path / str(depth))], "scanned")
+        assert trained.status == "done"
+        maps.append(len(Path("/proc/self/maps").read_text().splitlines()))
+    assert maps[2] < maps[0] + 100

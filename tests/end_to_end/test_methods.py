@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ KINDS = ("uncertainty", "upgrad", "gradnorm", "gcs_per_tensor", "auxi_learn", "e
 WIDE = [("plainnet_fashion_mnist", method) for method in METHODS] + [
     ("googlenet_fashion_mnist", kind) for kind in KINDS
 ]
+
+
+@pytest.fixture(autouse=True)
+def programs_dropped() -> Iterator[None]:
+    """A process has 65,530 memory maps, of which ten methods' programs for GoogLeNet take all."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
