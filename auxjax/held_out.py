@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from auxjax import ops
 from auxjax.gradients import forward, own_weights, psum
 from auxjax.state import Batch, TrainState
 from auxjax.trunk import named, unnamed
@@ -48,9 +47,7 @@ def held_out(
         return psum(jax.value_and_grad(lambda t: losses(t, held)[0])(at), axis_name)
 
     def hessian(weights: jax.Array, vector: Any) -> Any:
-        # The library's form has derivatives of every order; ours, forms of speed, stop at the first.
-        with ops.library_form():
-            slope = jax.grad(lambda t: jnp.dot(weights * own_weights(state), losses(t, batch)))
-            return psum(jax.jvp(slope, (trunk,), (vector,))[1], axis_name)
+        slope = jax.grad(lambda t: jnp.dot(weights * own_weights(state), losses(t, batch)))
+        return psum(jax.jvp(slope, (trunk,), (vector,))[1], axis_name)
 
     return HeldOut(gradient, hessian, rate)
