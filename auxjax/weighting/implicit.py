@@ -17,7 +17,6 @@ from auxjax.weighting.scalarized import bounded_losses, unless_alone
 
 # The authors' library cuts the slope by the network's arrays at this length.
 LONGEST_SLOPE = 10.0
-_UNROLLED = 4  # terms of the series
 
 
 class Network(NamedTuple):
@@ -87,8 +86,7 @@ def implicit_slope(
         return (term, jax.tree.map(jnp.add, total, term)), None
 
     slope = held_out.gradient(None)[1]
-    # On a CPU, XLA takes four times as long for a Hessian of convolutions inside a loop.
-    total = jax.lax.scan(add_term, (slope, slope), length=terms, unroll=max(1, min(terms, _UNROLLED)))[0][1]
+    total = jax.lax.scan(add_term, (slope, slope), length=terms)[0][1]
     along = products(gradients, total).astype(losses.dtype)
     return jax.grad(lambda phi: -jnp.dot(slope_of(losses, phi), along))(network)
 
