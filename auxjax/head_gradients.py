@@ -6,7 +6,7 @@ the model's parameters that main alone reaches; a layer above a tap gets nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from auxjax.gradients import Pass, apply, own_weights, psum, shares_of, signals
 from auxjax.held_out import held_out, hold_out
 from auxjax.pullbacks import Pullbacks, pullbacks, reached
+from auxjax.staged import by_loss, heads_own, staged
 from auxjax.state import Batch, TrainState
 from auxjax.tap_gradients import tap_gradients
-from auxjax.trunk import KINDS, named, trunk_names, unnamed
+from auxjax.trunk import named, trunk_names, unnamed
 from auxjax.weighting.protocol import Signals, Update, combine, gramian_of
 
 # Stands in for a weight of main that is 0, so that what main alone reaches can be divided by it again.
@@ -32,13 +33,28 @@ class Trunk(NamedTuple):
     names: tuple[str, ...]
     reach: tuple[Mapping[str, bool], ...]
 
+    def is_mains(self, name: str) -> bool:
+        """Returns whether no head reaches the array."""
+        return not any(reach[name] for reach in self.reach[1:])
+
+
+class Pulled(NamedTuple):
+    """Summed over the devices: K gradients of what is looked at, the heads' own, and weighted sums of the model's.
+
+    Of what main alone reaches, `models` has main's gradient.
+    """
+
+    models: Sequence[Named]
+    heads: Any
+    weighted: Callable[[jax.Array], Named]
+
 
 def head_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: str | None = None) -> Pass:
     """One forward pass, K pullbacks, and their combination: its trunk is `program.trunk`.
 
-    "sequential" pullbacks cost each only the layers below their tap, and K gradients are kept until they are
-    combined; "vmapped" ones run as one, their Gramian is added up array by array, and one more weighted pullback
-    follows.
+    "sequential" pullbacks cost each only the layers below their tap, and K gradients of the trunk are kept until they
+    are combined, from which the layers between the taps take one weighted sum (`staged`); "vmapped" ones run as one,
+    their Gramian is added up array by array, and one more weighted pullback follows.
     """
     program = state.program
     if program.trunk == "taps":
@@ -50,16 +66,11 @@ def head_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: s
     given = signals(state, losses)
     if held is not None:
         given = given._replace(held_out=held_out(state, trunk.names, batch, held, key, axis_name))
-    models, heads = (_vmapped if program.pullbacks == "vmapped" else _sequential)(state, passes, trunk, axis_name)
-    update, weighting_state = decide(state, _looked_at(given, trunk, models, program.weighting.needs))
-    looks = program.weighting.needs & {"gramian", "gradients"}
-    kept = looks and program.pullbacks == "sequential" and program.trunk in KINDS
-    if update.direction is None and not kept:
-        model = _pulled_again(state, passes, trunk, models, update, axis_name)
-    else:
-        model = _combined(state.params["model"], trunk, models, update)
+    pulled = (_vmapped if program.pullbacks == "vmapped" else _sequential)(state, passes, trunk, axis_name)
+    update, weighting_state = decide(state, _looked_at(given, trunk, pulled.models, program.weighting.needs))
+    model = _combined(state.params["model"], trunk, pulled, update)
     statistics, hits = passes.extras
-    grads = {"model": model, "heads": heads}
+    grads = {"model": model, "heads": pulled.heads}
     return Pass(losses, own_weights(state) * update.weights, weighting_state, grads, statistics, hits)
 
 
@@ -100,7 +111,7 @@ def losses_of(
 
 def find_trunk(kind: str, passes: Pullbacks) -> Trunk:
     """Returns the trunk of that kind (`trunk.trunk_names`) for these K losses."""
-    reach = tuple(named(reached(passes, k)["model"]) for k in range(len(passes.values)))
+    reach = tuple(named(tree["model"]) for tree in reached(passes))
     return Trunk(trunk_names(kind, reach), reach)
 
 
@@ -131,25 +142,40 @@ def _trunk_shapes(
     return jax.eval_shape(trace, state.params)
 
 
-def _sequential(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: str | None) -> tuple[list[Named], Any]:
-    scales = own_weights(state)
-    grads = [passes.pull(k, scales[k]) for k in range(len(passes.values))]
-    models = [
-        {name: array for name, array in named(grad["model"]).items() if reach[name]}
-        for grad, reach in zip(grads, trunk.reach, strict=True)
-    ]
-    # A head's parameters are reached by its own loss alone, so the sum only fills the tree.
-    heads = jax.tree.map(lambda *arrays: sum(arrays), *(grad["heads"] for grad in grads))
-    return psum((models, heads), axis_name)
+def _sequential(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: str | None) -> Pulled:
+    looked_at = trunk.names if state.program.weighting.needs & {"gramian", "gradients"} else ()
+    own = {f"model/{name}" for name in trunk.reach[0] if name in looked_at or trunk.is_mains(name)}
+    wanted = {name: name in own or name.startswith("heads/") for name in named(state.params)}
+    stages = staged(passes, own_weights(state), wanted)
+    models = by_loss(stages.rows, "model/", len(passes.values))
+    models, heads = psum((models, heads_own(stages.rows, "heads/", state.params["heads"])), axis_name)
+
+    def weighted(weights: jax.Array) -> Named:
+        late = psum({name.removeprefix("model/"): x for name, x in stages.weighted(weights).items()}, axis_name)
+        reaching = {name: [k for k, model in enumerate(models) if name in model] for name in looked_at}
+        early = {
+            name: combine(jnp.stack([weights[k] for k in losses]), tuple(models[k][name] for k in losses))
+            for name, losses in reaching.items()
+            if losses
+        }
+        return {**early, **late}
+
+    return Pulled(models, heads, weighted)
 
 
-def _vmapped(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: str | None) -> tuple[list[Named], Any]:
+def _vmapped(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: str | None) -> Pulled:
     scales = own_weights(state)
     size = len(passes.values)
     stacked = jax.vmap(lambda row: passes.together(tuple(row[k] for k in range(size))))(jnp.diag(scales))
     arrays = named(stacked["model"])
     models = [{n: arrays[n][k] for n in arrays if trunk.reach[k][n]} for k in range(size)]
-    return psum((models, jax.tree.map(lambda x: x.sum(0), stacked["heads"])), axis_name)
+
+    def weighted(weights: jax.Array) -> Named:
+        """Returns the sums from one more pullback, so that K gradients need not be kept."""
+        return psum(named(passes.together(tuple(scales * weights))["model"]), axis_name)
+
+    models, heads = psum((models, jax.tree.map(lambda x: x.sum(0), stacked["heads"])), axis_name)
+    return Pulled(models, heads, weighted)
 
 
 def _looked_at(given: Signals, trunk: Trunk, models: Sequence[Named], needs: frozenset[str]) -> Signals:
@@ -164,31 +190,15 @@ def _looked_at(given: Signals, trunk: Trunk, models: Sequence[Named], needs: fro
     return given
 
 
-def _combined(like: Any, trunk: Trunk, models: Sequence[Named], update: Update) -> Any:
+def _combined(like: Any, trunk: Trunk, pulled: Pulled, update: Update) -> Any:
     """Returns the model's gradient: the direction in the trunk, weighted sums elsewhere, main's own as it is."""
-    result = {}
+    result = {**pulled.weighted(update.weights)}
     for name, array in named(like).items():
-        reaching = [k for k, model in enumerate(models) if name in model]
         if update.direction is not None and name in trunk.names:
             result[name] = update.direction[name].astype(array.dtype)
-        elif reaching in ([], [0]):
-            result[name] = models[0].get(name, jnp.zeros_like(array))
-        else:
-            result[name] = combine(
-                jnp.stack([update.weights[k] for k in reaching]), tuple(models[k][name] for k in reaching)
-            )
+        elif trunk.is_mains(name):
+            result[name] = pulled.models[0].get(name, jnp.zeros_like(array))
     return unnamed(like, result)
-
-
-def _pulled_again(
-    state: TrainState, passes: Pullbacks, trunk: Trunk, models: Sequence[Named], update: Update, axis_name: str | None
-) -> Any:
-    """Returns the same from one more pullback, of the weighted sum, so that K gradients need not be kept."""
-    weights = own_weights(state) * update.weights
-    total = psum(passes.together(tuple(weights[k] for k in range(len(passes.values))))["model"], axis_name)
-    shared = {name for reach in trunk.reach[1:] for name, reaches in reach.items() if reaches}
-    kept = {name: x if name in shared else models[0].get(name, x) for name, x in named(total).items()}
-    return unnamed(total, kept)
 
 
 def decide(state: TrainState, given: Signals) -> tuple[Update, Any]:

@@ -40,15 +40,15 @@ def pullbacks(function: Callable[[Any], tuple[tuple[jax.Array, ...], Any]], prim
     return Pullbacks(values, extras, pull, together)
 
 
-def reached(passes: Pullbacks, k: int) -> Any:
-    """Returns a tree of bools: whether the gradient of scalar k reaches that leaf, by the structure of the program.
+def reached(passes: Pullbacks) -> tuple[Any, ...]:
+    """Returns K trees of bools: whether the gradient of scalar k reaches that leaf, by the structure of the program.
 
     True may be said of a leaf inside a loop (`nn.scan`) that only another leaf of it is reached through.
     """
-    like = jax.ShapeDtypeStruct(passes.values[k].shape, passes.values[k].dtype)
-    program, shapes = jax.make_jaxpr(lambda ct: passes.pull(k, ct), return_shape=True)(like)
-    flags = _depends(program.jaxpr, [True] * len(program.jaxpr.invars))
-    return jax.tree.unflatten(jax.tree.structure(shapes), flags)
+    size = len(passes.values)
+    program, shapes = jax.make_jaxpr(passes.together, return_shape=True)(passes.values)
+    flags = [_depends(program.jaxpr, [i == k for i in range(size)]) for k in range(size)]
+    return tuple(jax.tree.unflatten(jax.tree.structure(shapes), row) for row in flags)
 
 
 def _depends(program: Jaxpr, inputs: list[bool]) -> list[bool]:

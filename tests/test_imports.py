@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("statistics", "storage", "untrusted", "weighting"),
     ),
     ("heads", "layers", "models"),
-    ("attach", "optimizer", "parallel", "proof", "pullbacks", "recovery", "taps", "trunk"),
+    ("attach", "optimizer", "parallel", "proof", "pullbacks", "recovery", "staged", "taps", "trunk"),
     ("gradients", "head_gradients", "held_out", "state", "step", "tap_gradients"),
     (
         *("batches", "build", "catalogue", "check", "checkpoint", "diagnostics"),

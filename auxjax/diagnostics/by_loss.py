@@ -90,7 +90,7 @@ def _rows(
     split = microbatches(batch, pieces)
     first = jax.tree.map(lambda x: x[0], split)
     passes = pull_losses(state, state.statistics, first if pieces > 1 else batch, key, axis_name)
-    reach = tuple(reached(passes, k)["model"] for k in range(len(passes.values)))
+    reach = tuple(tree["model"] for tree in reached(passes))
     if pieces == 1:
         return psum(jnp.stack(passes.values), axis_name), pull_rows(passes, axis_name), reach
     counts = psum(forward(state, state.params, state.statistics, batch, key)[1], axis_name)

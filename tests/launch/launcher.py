@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,11 +48,15 @@ def launch(environment: dict[str, str], *arguments: str, code: int | None = 0, t
 
 
 def begin(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    """Starts the launcher without waiting for it."""
-    return subprocess.Popen(
-        [sys.executable, "-I", *ENTRY, *arguments], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    """Starts the launcher without waiting for it; ^C reaches it even where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", *ENTRY, *arguments], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
