@@ -86,7 +86,7 @@ def _inlined(program: Jaxpr, consts: Iterable[Any], arguments: Iterable[Any]) ->
         given = [_read(values, v) for v in eqn.invars]
         if eqn.primitive.name in ("jit", "pjit"):
             inner = eqn.params["jaxpr"]
-            results = _inlined(inner.jaxpr, inner.consts, given)
+            results: Sequence[Any] = _inlined(inner.jaxpr, inner.consts, given)
         else:
             results = _bind(program, eqn, given)
         values.update(zip(eqn.outvars, results, strict=True))
