@@ -16,7 +16,9 @@ from auxjax.errors import AuxjaxError
 
 OUT: flags.FlagHolder[Any] = flags.DEFINE_string("out", None, "Where the report goes; default: FIRST OF RUNS/report.")
 BASELINE = flags.DEFINE_string("baseline", "", "The arm to compare with; default: the one without heads.")
-TARGET = flags.DEFINE_float("target", 0.85, "The value of the metric whose time is told.")
+TARGET = flags.DEFINE_list(
+    "target", ["0.75", "0.8", "0.85"], "Values of the metric whose times are told, in the headline that of the last."
+)
 METRIC = flags.DEFINE_string("metric", "accuracy/main", "What is compared, as metrics.jsonl names it.")
 SPLIT = flags.DEFINE_string("split", "test", "The split it is compared on.")
 RUNS: list[str] = []
@@ -28,9 +30,13 @@ def main() -> None:
 
     if not RUNS:
         raise AuxjaxError("no runs given: python experiments/report.py runs/my_ablation")
+    try:
+        targets = [float(text) for text in TARGET.value]
+    except ValueError:
+        raise AuxjaxError(f"--target must be numbers, as in 0.75,0.85, not {','.join(TARGET.value)!r}") from None
     written = report.write(
         RUNS, OUT.value or Path(RUNS[0]) / "report",
-        baseline=BASELINE.value, target=TARGET.value, metric=METRIC.value, split=SPLIT.value,
+        baseline=BASELINE.value, targets=targets, metric=METRIC.value, split=SPLIT.value,
     )  # fmt: skip
     print(f"{written.table}\n\nreport: {written.path}")
 

@@ -37,9 +37,14 @@ def is_share(metric: str) -> bool:
 
 
 def learning(arms: Sequence[Arm], split: str, metric: str, target: float) -> Plot:
-    """Returns learning curves: the mean of each arm with its band, a thin line for each seed, a frame a metric."""
+    """Returns learning curves: the mean of each arm with its band, a thin line for each seed, a frame a metric.
+
+    The metrics are the one that is compared, main's accuracy and loss, and the loss of every head.
+    """
     shown = evaluated_split([run for arm in arms for run in arm.runs], split)
-    asked = dict.fromkeys([(metric, shown), ("accuracy/main", shown), ("loss/main", shown), ("loss/main", "train")])
+    heads = dict.fromkeys(name for _, name in _by_depth(arms))
+    losses = [(f"loss/{name}", where) for name in ("main", *heads) for where in (shown, "train")]
+    asked = dict.fromkeys([(metric, shown), ("accuracy/main", shown), *losses])
     frames = []
     for name, where in asked:
         panels = [
@@ -121,11 +126,17 @@ def final(run: Run, split: str, metric: str) -> float | None:
     return values[-1] if values else None
 
 
+def chance(run: Run, metric: str) -> float | None:
+    """Returns the accuracy of chance; None for another metric, or where the number of classes is not known."""
+    classes = run.dataset.get("num_classes")
+    return 1 / classes if is_share(metric) and isinstance(classes, int) and classes > 0 else None
+
+
 def _worst(run: Run, metric: str) -> float | None:
     """Returns chance for an accuracy where the classes are known, else the worst value recorded on any split."""
-    classes = run.dataset.get("num_classes")
-    if is_share(metric) and isinstance(classes, int) and classes > 0:
-        return 1 / classes
+    least = chance(run, metric)
+    if least is not None:
+        return least
     recorded = [float(r[metric]) for r in run.history if isinstance(r.get(metric), int | float)]
     known = [value for value in recorded if math.isfinite(value)]
     worst = min if numbers.better(metric) == "higher" else max

@@ -54,7 +54,7 @@ def make(arms: Sequence[Arm], split: str, metric: str, target: float) -> Headlin
     curve_split = evaluated_split([run for arm in arms for run in arm.runs], split)
     values = {arm.name: by_seed(arm, split, metric) for arm in arms}
     last = max(run.last_step for arm in arms for run in arm.runs)
-    reached = {arm.name: _reached(arm, curve_split, metric, target, last) for arm in arms}
+    reached = {arm.name: times_by_seed(arm, curve_split, metric, target, last) for arm in arms}
     verdicts = judge(arms, values, metric)
     counted = {arm.name: costs.count(arm.runs[0].config, _dataset(arm)) for arm in arms}
     seconds = {arm.name: _seconds_per_step(arm) for arm in arms}
@@ -86,6 +86,19 @@ def by_seed(arm: Arm, split: str, metric: str) -> dict[int, float]:
     return found
 
 
+def times_by_seed(arm: Arm, split: str, metric: str, target: float, last: int) -> dict[int, TimeToTarget]:
+    """Returns when each seed's run was at the target; one that diverged before was not by the `last` step of any."""
+    found: dict[int, TimeToTarget] = {}
+    for run in arm.runs:
+        time = numbers.reach(points(run, split, metric), target, metric)
+        if run.status == DIVERGED and not (time and time.reached):
+            # Censored where it stopped it would leave the runs at risk, and the rest would look faster.
+            time = TimeToTarget(float(last), False)
+        if time is not None:
+            found.setdefault(run.seed, time)
+    return found
+
+
 def judge(arms: Sequence[Arm], values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str, Verdict | None]:
     """Returns the verdict on each arm; the arms of one baseline are judged together, so that their number counts."""
     found: dict[str, Verdict | None] = {}
@@ -110,19 +123,6 @@ def _selection(arms: Sequence[Arm], validation: str, test: str, metric: str) -> 
         for name, (before, after) in values.items()
     }
     return numbers.select(both, metric)
-
-
-def _reached(arm: Arm, split: str, metric: str, target: float, last: int) -> dict[int, TimeToTarget]:
-    """Returns when each seed's run was at the target; one that diverged before was not by the `last` step of any."""
-    found: dict[int, TimeToTarget] = {}
-    for run in arm.runs:
-        time = numbers.reach(points(run, split, metric), target, metric)
-        if run.status == DIVERGED and not (time and time.reached):
-            # Censored where it stopped it would leave the runs at risk, and the rest would look faster.
-            time = TimeToTarget(float(last), False)
-        if time is not None:
-            found.setdefault(run.seed, time)
-    return found
 
 
 def _seconds_per_step(arm: Arm) -> float | None:

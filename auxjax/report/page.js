@@ -380,6 +380,7 @@ function start() {
   const mark = (i) => swatch(data.arms[i].colour, data.arms[i].dash);
   table(byId("headline"), data.headline, { swatch: mark, ...(difference < 0 ? {} : { after: difference, ...forest(data.headline.forest) }) });
   byId("losses-section").hidden = !data.losses.rows.length;
+  table(byId("progress"), data.progress, { swatch: (i) => mark(data.progress.arms[i]) });
   table(byId("losses"), data.losses, { swatch: (i) => mark(data.losses.arms[i]) });
   table(byId("runs"), data.table, { before: {
     heading: () => make("th", { scope: "col" }, "shown"),

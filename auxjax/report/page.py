@@ -69,6 +69,8 @@ def data(content: Content, points: int) -> dict[str, Any]:
         ],
         "headline": _table(content.table) | {"forest": _forest(content)},
         "table": _table(content.runs_table),
+        "progress": _table(content.progress_table)
+        | {"arms": [names[mark] for mark in content.progress_table.marks]},
         "losses": _table(content.losses_table) | {"arms": [names[mark] for mark in content.losses_table.marks]},
         "plots": [_plot(thinned(plot, points), content) for plot in content.plots],
         "palette": {

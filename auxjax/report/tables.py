@@ -12,7 +12,7 @@ from auxjax.report.arms import Arm
 from auxjax.report.curves import is_share
 from auxjax.report.headline import Headline, Row, scale
 from auxjax.report.runs import Run
-from auxjax.statistics import Estimate
+from auxjax.statistics import Estimate, MedianTime
 from auxjax.statistics.verdicts import is_least
 
 
@@ -45,9 +45,14 @@ UNKNOWN = Cell("-", None)
 def headline_table(headline: Headline) -> Table:
     """Returns the headline table; columns that say nothing about any arm are left out."""
     made = [(column, [make(row, headline) for row in headline.rows]) for column, make in _columns(headline)]
-    kept = [(column, cells) for column, cells in made if any(cell != UNKNOWN for cell in cells)]
+    return said(made, [row.arm.name for row in headline.rows])
+
+
+def said(columns: Sequence[tuple[Column, Sequence[Cell]]], marks: list[str]) -> Table:
+    """Returns the table of those columns, each with its cells, that say something about any row."""
+    kept = [(column, cells) for column, cells in columns if any(cell != UNKNOWN for cell in cells)]
     rows = [list(cells) for cells in zip(*(cells for _, cells in kept), strict=True)]
-    return Table([column for column, _ in kept], rows, [row.arm.name for row in headline.rows])
+    return Table([column for column, _ in kept], rows, marks)
 
 
 def runs_table(runs: Sequence[Run], arms: Sequence[Arm], values: Mapping[str, float | None], metric: str) -> Table:
@@ -109,7 +114,7 @@ def runs_csv(runs: Sequence[Run], arms: Sequence[Arm]) -> str:
 def _columns(headline: Headline) -> list[tuple[Column, Any]]:
     share, metric = is_share(headline.metric), headline.metric
     unit, points = (", %", ", points") if share else ("", "")
-    goal = f"{100 * headline.target:g} %" if share else f"{headline.target:g}"
+    to = goal(headline.target, metric)
     name = f"{headline.split} {metric.replace('accuracy/main', 'accuracy').replace('/', ' of ')}"
     return [
         (Column("arm", "runs that differ by seed alone", False), lambda row, _: Cell(row.arm.name, row.arm.name)),
@@ -117,9 +122,9 @@ def _columns(headline: Headline) -> list[tuple[Column, Any]]:
         (Column(name + unit, "mean over seeds and its 95 % interval"), _value),
         (Column(f"difference{points}", "arm minus baseline, paired by seed, its interval for all arms"), _difference),
         (Column("p", "sign-flip test over pairs, by Holm for the number of arms; least: of all possible"), _p_value),
-        (Column(f"steps to {goal}", "median over seeds, and how many runs reached it"), _times),
+        (Column(f"steps to {to}", "median over seeds, and how many runs reached it"), lambda row, _: steps(row.times)),
         (Column("speed-up", "baseline's steps to the target over the arm's, with its 95 % interval"), _speed_up),
-        (Column(f"cost to {goal}", "the median steps' time as measured, and FLOPs of training"), _cost),
+        (Column(f"cost to {to}", "the median steps' time as measured, and FLOPs of training"), _cost),
         (Column("step time", "seconds of a step over the baseline's"), lambda row, _: _ratio(row.seconds)),
         (Column("step FLOPs", "FLOPs of a training step over the baseline's"), lambda row, _: _ratio(row.flops)),
         (Column("parameters shipped", "without heads; those that heads add while training"), _parameters),
@@ -143,13 +148,19 @@ def _p_value(row: Row, headline: Headline) -> Cell:
     return Cell(f"{p:.3f}{least}" if p >= 0.001 else "< 0.001", p)
 
 
-def _times(row: Row, headline: Headline) -> Cell:
-    if row.times is None:
+def goal(target: float, metric: str) -> str:
+    """Returns a target as it is written, shares of 1 in percent."""
+    return f"{100 * target:g} %" if is_share(metric) else f"{target:g}"
+
+
+def steps(times: MedianTime | None) -> Cell:
+    """Returns a median number of steps, and how many runs came so far."""
+    if times is None:
         return UNKNOWN
-    reached = f"{row.times.reached} of {row.times.n}"
-    if row.times.value is None:
-        return Cell(f"not reached ({reached})", math.inf if row.times.reached else None)
-    return Cell(f"{row.times.value:,.0f} ({reached})", row.times.value)
+    reached = f"{times.reached} of {times.n}"
+    if times.value is None:
+        return Cell(f"not reached ({reached})", math.inf if times.reached else None)
+    return Cell(f"{times.value:,.0f} ({reached})", times.value)
 
 
 def _cost(row: Row, headline: Headline) -> Cell:

@@ -9,6 +9,7 @@ from auxjax.report.curves import final, is_share
 from auxjax.report.headline import Headline, Row
 from auxjax.report.numbers import MARGIN
 from auxjax.report.runs import DAMAGED, DIVERGED, DONE, FAILED, UNFINISHED, Run
+from auxjax.report.tables import goal
 from auxjax.statistics.permutation import FEWEST
 
 _SHOWN = 6  # names in one sentence
@@ -82,7 +83,7 @@ def _unpaired(rows: Sequence[Row]) -> Iterator[str]:
 
 def _target(headline: Headline) -> Iterator[str]:
     never = [row.arm.name for row in headline.rows if row.times is not None and not row.times.reached]
-    target = f"{100 * headline.target:g} %" if is_share(headline.metric) else f"{headline.target:g}"
+    target = goal(headline.target, headline.metric)
     if len(never) == len(headline.rows):
         yield f"No run of any arm reached {target}: nothing is said about speed. Choose a --target within reach."
     elif never:

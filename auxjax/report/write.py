@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from auxjax.errors import AuxjaxError
 from auxjax.report import figures, page, tables
-from auxjax.report.content import Content, gather
+from auxjax.report.content import TARGETS, Content, gather
 
 
 class Written(NamedTuple):
@@ -24,16 +24,17 @@ def write(
     out: str | os.PathLike[str],
     *,
     baseline: str = "",
-    target: float = 0.85,
+    targets: Sequence[float] = TARGETS,
     metric: str = "accuracy/main",
     split: str = "test",
 ) -> Written:
     """Writes the report on the runs in `paths` into the folder `out`, and returns where its page is.
 
-    `baseline` names the arm to compare with, `target` is the value of the metric whose time is told. Raises AuxjaxError
-    for paths without runs, an unknown baseline, metric or split, and a folder that cannot be written.
+    `baseline` names the arm to compare with; `targets` are values of the metric whose times are told, the last in the
+    headline. Raises AuxjaxError for no target, paths without runs, an unknown baseline, metric or split, and a folder
+    that cannot be written.
     """
-    content = gather(paths, baseline=baseline, target=target, metric=metric, split=split)
+    content = gather(paths, baseline=baseline, targets=targets, metric=metric, split=split)
     folder = Path(out).expanduser().absolute()
     texts = {
         "summary.md": summary(content),
@@ -57,6 +58,7 @@ def summary(content: Content) -> str:
         parts += ["## What the data support", _bullets([text for _, _, text in content.supported])]
     if content.unsupported:
         parts += ["## What they do not support", _bullets(content.unsupported)]
+    parts += ["## How fast and how steadily", tables.markdown(content.progress_table)]
     if content.losses_table.rows:
         parts += ["## Main's loss along the training", tables.markdown(content.losses_table)]
     parts += ["## Runs", tables.markdown(content.runs_table), "## How it is computed", "\n\n".join(content.rules)]

@@ -24,7 +24,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     folder = tmp_path_factory.mktemp("page")
     make_ablation(folder / "ablation", diagnostics=True, points=12, weights=(0.1, 0.3))
     make_run(folder / "ablation" / "runs" / HOSTILE, {}, 9, 0.8, stop=200)
-    (folder / "report.html").write_text(page(gather([folder / "ablation"])))
+    (folder / "report.html").write_text(page(gather([folder / "ablation"], targets=[0.7, 0.75])))
     with Page(folder / "profile") as browser:
         browser.open(folder / "report.html")
         yield browser
@@ -42,7 +42,7 @@ def afresh(opened: Page) -> None:
 
 def test_it_loads_without_a_complaint_and_draws_everything(opened: Page) -> None:
     assert opened.evaluate("[...document.querySelectorAll('#plots section')].every((s) => s.querySelector('svg'))")
-    assert opened.evaluate("document.querySelectorAll('#plots section').length") == 21
+    assert opened.evaluate("document.querySelectorAll('#plots section').length") == 22
     assert opened.evaluate(MEANS) == 5 and opened.evaluate(LINES) == 5 + 26
     assert opened.evaluate("document.querySelectorAll('#supported li').length") == 4
     assert opened.evaluate("document.querySelectorAll('#headline tbody circle').length") == 4

@@ -58,7 +58,7 @@ def test_runs_that_diverged_are_as_late_as_runs_that_never_arrive(tmp_path: Path
     for seed in range(2):
         (tmp_path / "slow" / f"heads{seed}").rename(tmp_path / f"unused{seed}")
         make_run(tmp_path / "slow" / f"heads{seed}", HEADS, seed, 0.3, split="validation", points=6)
-    diverged, slow = (gather([tmp_path / name], target=0.75).headline.rows[1] for name in ("diverged", "slow"))
+    diverged, slow = (gather([tmp_path / name], targets=[0.75]).headline.rows[1] for name in ("diverged", "slow"))
     assert diverged.times is not None and diverged.times == slow.times
     assert (diverged.times.reached, diverged.times.n) == (3, 5)
     assert diverged.speed_up == slow.speed_up

@@ -6,14 +6,13 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from auxjax.errors import AuxjaxError
 from auxjax.report.content import Content, gather
 from auxjax.report.tables import Cell, engineering, markdown, runs_csv
-from tests.report.made_runs import make_ablation, make_run
+from tests.report.made_runs import make_ablation, make_run, write_curve
 
 HEADS = {"aux1": ("layer_1", 0.3)}
 
@@ -22,21 +21,6 @@ def cells(content: Content, arm: str) -> dict[str, Cell]:
     """The headline's cells of an arm by column."""
     row = content.table.rows[content.table.marks.index(arm)]
     return {column.label: cell for column, cell in zip(content.table.columns, row, strict=True)}
-
-
-def write_curve(folder: Path, values: list[float], every: int = 100, **extra: Any) -> None:
-    """Replaces what a made run recorded by these test accuracies and a number of steps per second."""
-    lines = []
-    for number, value in enumerate(values, start=1):
-        step = number * every
-        lines += [
-            {"step": step, "split": "train", "loss/main": 1.0, **extra},
-            {"step": step, "split": "test", "accuracy/main": value},
-        ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "DONE").write_text(
-        json.dumps({"step": len(values) * every, "accuracy/main": values[-1], "loss/main": 1.0})
-    )
 
 
 @pytest.fixture
@@ -51,7 +35,7 @@ def two_arms(tmp_path: Path) -> Path:
 
 
 def test_a_headline_by_hand(two_arms: Path) -> None:
-    content = gather([two_arms], target=0.7)
+    content = gather([two_arms], targets=[0.7])
     plain, arm = cells(content, "no heads"), cells(content, "at layer_1")
     assert plain["test accuracy, %"].text.startswith("80.00") and arm["test accuracy, %"].sort == pytest.approx(83.0)
     assert plain["difference, points"].text == "-"
@@ -91,11 +75,11 @@ def test_without_the_data_sets_shape_there_are_no_costs(two_arms: Path) -> None:
 
 
 def test_runs_that_never_arrive_are_censored_and_said(two_arms: Path) -> None:
-    content = gather([two_arms], target=0.825)
+    content = gather([two_arms], targets=[0.825])
     assert cells(content, "no heads")["steps to 82.5 %"].text == "not reached (0 of 5)"
     assert cells(content, "at layer_1")["steps to 82.5 %"].text == "400 (3 of 5)"
     assert any(text.startswith("No run reached 82.5 %: no heads.") for text in content.unsupported)
-    assert any("nothing is said about speed" in text for text in gather([two_arms], target=0.99).unsupported)
+    assert any("nothing is said about speed" in text for text in gather([two_arms], targets=[0.99]).unsupported)
 
 
 def test_what_the_data_do_not_support(tmp_path: Path) -> None:
@@ -153,7 +137,7 @@ def test_a_lower_loss_is_better(two_arms: Path) -> None:
         (folder / "DONE").write_text(json.dumps({**json.loads(text), "loss/main": lower + 0.01 * int(folder.name[-1])}))
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": 400, "split": "test", "loss/main": lower}) + "\n")
-    content = gather([two_arms], metric="loss/main", target=0.6)
+    content = gather([two_arms], metric="loss/main", targets=[0.6])
     assert content.supported[0][1] == "helped"
     assert cells(content, "at layer_1")["difference"].text == "-0.5000 [-0.5000, -0.5000]"
     assert cells(content, "at layer_1")["steps to 0.6"].text == "400 (5 of 5)"

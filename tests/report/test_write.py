@@ -20,17 +20,17 @@ COMMAND = Path(__file__).parents[2] / "experiments" / "report.py"
 def test_a_reports_folder(tmp_path: Path) -> None:
     folder = make_ablation(tmp_path / "ablation", weights=(0.1, 0.3), seeds=2, points=5)
     make_run(folder / "runs" / "$a_{x^", {}, 7, 0.8, points=5)
-    written = report.write([folder], tmp_path / "out")
+    written = report.write([folder], tmp_path / "out", targets=[0.7])
     assert written.path == tmp_path / "out" / "report.html"
     made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
-    names = ("exits", "heat_map", "learning_curves", "weights")
+    names = ("exits", "heat_map", "learning_curves", "speed_map", "weights")
     expected = [f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")]
     assert made == sorted([*expected, "report.html", "runs.csv", "summary.md"])
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert written.table in summary
     assert re.findall(r"^## (.*)", summary, re.MULTILINE) == [
-        "What the data support", "What they do not support", "Main's loss along the training", "Runs",
-        "How it is computed", "Figures",
+        "What the data support", "What they do not support", "How fast and how steadily",
+        "Main's loss along the training", "Runs", "How it is computed", "Figures",
     ]  # fmt: skip
     assert all((tmp_path / "out" / path).exists() for path in re.findall(r"\]\((.*?)\)", summary))
     svg = (tmp_path / "out" / "figures" / "learning_curves.svg").read_text()
