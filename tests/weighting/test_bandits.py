@@ -14,36 +14,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.weighting.bandits import METHODS, Scores, exponential_weights, posterior_sampling, upper_confidence
 from auxjax.weighting.controllers import Bandit
 from auxjax.weighting.protocol import PROMISES
-
-ARMS = 5
-STATIONARY = np.array([0.3, 0.4, 0.5, 0.6, 0.9], np.float32)
-
-
-def play(bandit: Bandit, means: np.ndarray[Any, Any], seeds: int = 8) -> np.ndarray[Any, Any]:
-    """Returns the arms drawn, [seeds, T], where means [T, N] are those of rewards that are `lowest` or 1."""
-
-    def one_round(state: Any, at: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
-        choice_key, reward_key = jax.random.split(at[0])
-        arm = bandit.choose(choice_key, state)
-        reward = jnp.where(jax.random.bernoulli(reward_key, at[1][arm]), 1.0, bandit.lowest)
-        return bandit.learn(state, arm, reward), arm
-
-    def one_seed(key: jax.Array) -> jax.Array:
-        keys = jax.random.split(key, len(means))
-        return jax.lax.scan(one_round, bandit.init(1), (keys, jnp.asarray(means)))[1]
-
-    return np.asarray(jax.jit(jax.vmap(one_seed))(jax.random.split(jax.random.key(0), seeds)))
-
-
-def regrets(bandit: Bandit, rounds: int) -> np.ndarray[Any, Any]:
-    """Returns the mean regret after each of the rounds with STATIONARY means, [rounds]."""
-    arms = play(bandit, np.broadcast_to(STATIONARY, (rounds, ARMS)))
-    return np.cumsum(STATIONARY.max() - STATIONARY[arms], axis=1).mean(axis=0)
-
-
-def slope(early: float, late: float, ratio: float) -> float:
-    """Returns the exponent p of a regret that grows as T^p."""
-    return math.log(late / early) / math.log(ratio)
+from tests.weighting.playing import ARMS, STATIONARY, play, regrets, slope, tracking_regret
 
 
 def test_exp3_keeps_its_published_bound_and_grows_as_the_square_root() -> None:
@@ -87,6 +58,27 @@ def test_a_forgetting_bandit_finds_a_new_best_arm_and_a_plain_one_is_slower(trac
     assert (found[:, -rounds // 4 :] == 3).mean() > 0.6
     after = slice(rounds // 2, 3 * rounds // 4)
     assert (found[:, after] == 3).mean() > (play(plain, means)[:, after] == 3).mean() + 0.2
+
+
+@pytest.mark.slow_study
+@pytest.mark.parametrize("name", ["exp3s", "discounted_ucb", "thompson"])
+def test_regret_over_a_switch_is_of_the_published_order(name: str) -> None:
+    """sqrt(T log T) for EXP3.S, and sqrt(T) log T for a discounted index, up to what small T add to the exponent."""
+    found, rounds = [], (16_000, 128_000)
+    for t in rounds:
+        discount = 1 - 0.25 / math.sqrt(t)  # Garivier & Moulines 2011, section 3, one breakpoint
+        # Auer et al. 2002, corollary 8.2, two segments.
+        hardness = 2 * math.log(ARMS * t) + math.e
+        exploration = min(1.0, math.sqrt(ARMS * hardness / ((math.e - 1) * t)))
+        bandit = {
+            "exp3s": exponential_weights(ARMS, exploration / ARMS, exploration, share=1.0),
+            "discounted_ucb": upper_confidence(ARMS, discount, 0.5),
+            "thompson": posterior_sampling(ARMS, discount, 1.0),
+        }[name]
+        found.append(tracking_regret(bandit, t))
+        if name == "exp3s":
+            assert found[-1] < 2 * math.sqrt((math.e - 1) * t * ARMS * hardness)
+    assert 0.4 < slope(found[0], found[1], ratio=8) < 0.75
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

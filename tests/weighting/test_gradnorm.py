@@ -7,7 +7,7 @@ import numpy as np
 from auxjax.weighting.gradnorm import gradnorm
 from tests.weighting.gramians import trained
 
-STEPS = 25
+STEPS = 50
 
 
 def test_gradnorm_is_its_algorithm() -> None:

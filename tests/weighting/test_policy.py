@@ -13,8 +13,7 @@ from auxjax.errors import AuxjaxError
 from auxjax.weighting.controllers import Bandit
 from auxjax.weighting.policy import METHODS, actor_critic, features, policy
 from auxjax.weighting.protocol import PROMISES, Signals
-
-ARMS = 5
+from tests.weighting.playing import ARMS, STATIONARY, play, regrets, slope, tracking_regret
 
 
 def by_progress(learning_rate: float = 0.02, entropy: float = 0.01) -> Bandit:
@@ -52,6 +51,33 @@ def test_it_learns_that_the_best_arm_depends_on_progress() -> None:
     # Without the context no policy is right more than half of the time.
     assert right.mean() > 0.75
     assert right[progress < 0.5].mean() > 0.6 and right[progress > 0.5].mean() > 0.6
+
+
+def at_rest(entropy: float) -> Bandit:
+    """The actor-critic where what it sees never changes, so that rewards alone can tell."""
+    bandit = by_progress(learning_rate=0.01, entropy=entropy)
+    return bandit._replace(init=lambda losses: bandit.observe(at(0.5), bandit.init(losses)))
+
+
+def test_it_finds_the_best_arm_and_loses_ever_less() -> None:
+    found = regrets(at_rest(entropy=0.2), 8000)
+    assert found[-1] < 0.1 * 8000 * (STATIONARY.max() - STATIONARY.mean())
+    assert slope(found[999], found[-1], ratio=8) < 0.8
+
+
+def test_it_recovers_after_a_switch_that_only_exploration_can_tell_and_one_of_little_entropy_is_slower() -> None:
+    means = np.full((4000, ARMS), 0.1, np.float32)
+    means[:, 1] = 0.5
+    means[2000:, 3] = 0.9
+    found = play(at_rest(entropy=0.2), means)
+    assert (found[:, 1000:2000] == 1).mean() > 0.8 and (found[:, 3000:] == 3).mean() > 0.8
+    assert (found[:, 3000:] == 3).mean() > (play(at_rest(entropy=0.01), means)[:, 3000:] == 3).mean() + 0.2
+
+
+@pytest.mark.slow_study
+def test_its_regret_over_a_switch_grows_like_that_of_the_bandits() -> None:
+    found = [tracking_regret(at_rest(entropy=0.2), rounds) for rounds in (1000, 8000)]
+    assert 0.4 < slope(found[0], found[1], ratio=8) < 0.75
 
 
 def test_the_first_choice_is_uniform_and_each_reward_moves_it_as_it_should() -> None:
