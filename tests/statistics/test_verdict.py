@@ -99,6 +99,37 @@ def false_verdicts(draw: Any, n: int, arms: int, studies: int) -> float:
     return float(100 * np.mean(np.any((found == HELPED) | (found == HURT), axis=-1)))
 
 
+def false_verdicts_at_best_rates(shared: float, overfit: float, n: int, arms: int, studies: int) -> float:
+    """The same where each arm is compared at the best of three learning rates, by its mean on the validation split.
+
+    A run's test result is the rate's, plus the seed's (`shared` by all runs of that seed), plus its own noise; on
+    validation it has the same but for noise that is its own there, of deviation `overfit`.
+    """
+    random = np.random.default_rng([n, arms])
+    rates = np.array([-0.5, 0.0, 0.1]).reshape(3, 1)
+    seeds = shared * random.standard_normal((studies, 1, 1, n))
+    test = rates + seeds + random.standard_normal((studies, 1 + arms, 3, n))
+    validation = test + overfit * random.standard_normal(test.shape)
+    chosen = validation.mean(-1).argmax(-1).reshape(studies, 1 + arms, 1, 1)
+    results = np.take_along_axis(test, chosen, 2)[:, :, 0]
+    found = words(results[:, 1:] - results[:, :1], arms)
+    return float(100 * np.mean(np.any((found == HELPED) | (found == HURT), axis=-1)))
+
+
+@pytest.mark.parametrize(
+    ("shared", "overfit", "expected"),
+    # The last chooses nearly at random among rates that do differ: two arms may then differ by their rates.
+    [(0.0, 0.0, 5.0), (1.0, 0.5, 5.0), (3.0, 1.0, 5.0), (3.0, 2.0, 6.0)],
+)
+def test_choosing_every_arms_rate_on_validation_adds_few_false_verdicts(
+    shared: float, overfit: float, expected: float
+) -> None:
+    studies = 10_000
+    for n, arms in ((5, 1), (5, 4), (8, 1)):
+        rate = false_verdicts_at_best_rates(shared, overfit, n, arms, studies)
+        assert rate <= expected + noise(studies, expected), (n, arms, rate)
+
+
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_with_no_effect_at_most_five_percent_of_studies_claim_one(population: str) -> None:
     """The share is at most 5 % plus four standard errors of the simulation, 5.9 % of 10,000 studies."""
