@@ -77,7 +77,17 @@ def train(
                 return _train(config, lowered, folder, progress, compiled if lowered == config else None, preempted)
             except NotFiniteError as error:
                 with saving.writing(folder):
-                    rollback.note(config, folder, error)
+                    _go_back(config, folder, error)
+
+
+def _go_back(config: Any, folder: Folder | None, error: NotFiniteError) -> None:
+    """Notes that the run rolls back; where it may not, writes FAILED, by which a report counts it, and raises."""
+    try:
+        rollback.note(config, folder, error)
+    except NotFiniteError as last:
+        if folder is not None and processes.is_writer():
+            storage.write_json(folder / "FAILED", {"error": str(last), "step": last.step, "status": "diverged"})
+        raise
 
 
 def _train(
@@ -99,6 +109,7 @@ def _train(
         stack.enter_context(saving.writing(folder))
         if written is not None:
             run.describe(written, config, setup.dataset)
+            (written / "FAILED").unlink(missing_ok=True)
         recorder = stack.enter_context(Recorder(config, folder, setup.total_steps, setup.every["log"], progress))
         diagnostics = stack.enter_context(Diagnostics(config, setup, written, progress))
         manager = None
@@ -110,7 +121,6 @@ def _train(
     if written is not None:
         with saving.writing(written):
             storage.write_json(written / "DONE", {"step": setup.total_steps, **evaluation})
-            (written / "FAILED").unlink(missing_ok=True)
     last = parallel.gather(setup.where, parallel.fetch_state(setup.where, state))
     processes.barrier("done")
     return Result(config, folder, last, recorder.history, evaluation, diagnostics.records)

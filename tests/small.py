@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,9 @@ from auxjax.heads import Head
 from auxjax.step import Main, Program, TrainState, create_state
 
 CLASSES = 5
+# Another way to compile than that of the other tests (conftest.py) and the one that users have: under it what is
+# computed alike in two programs has the same bits.
+AS_SHIPPED = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
 
 
 class SmallNet(nn.Module):

@@ -76,7 +76,7 @@ def expected(outputs: dict[str, Any], limits: dict[str, float]) -> tuple[np.ndar
     ("make", "order"),
     [
         (conv_net, "ab"), (lambda: conv_net(nn.jit), "ab"), (lambda: conv_net(nn.remat), "ab"),
-        (stranger, ("first", "a", "b")),
+        pytest.param(stranger, ("first", "a", "b"), marks=pytest.mark.slow_study),
     ],
     ids=["plain", "jit", "remat", "stranger"],
 )  # fmt: skip

@@ -179,9 +179,11 @@ class Scanned(nn.Module):
 @pytest.mark.parametrize(
     ("model", "remat", "trunk"),
     [
-        (Rematted, "none", "shared"), (Rematted, "none", "shallowest"), (Rematted, "none", "taps"),
-        (Rematted, "full", "layer_2"), (Rematted, "full", "taps"), (Rematted, "dots", "shallowest"),
-        (Scanned, "none", "shared"), (Scanned, "none", "shallowest"), (Scanned, "full", "layer_2"),
+        (Rematted, "none", "taps"), (Rematted, "full", "layer_2"), (Rematted, "dots", "shallowest"),
+        (Scanned, "none", "shallowest"), *(pytest.param(*case, marks=pytest.mark.slow_study) for case in (
+            (Rematted, "none", "shared"), (Rematted, "none", "shallowest"), (Rematted, "full", "taps"),
+            (Scanned, "none", "shared"), (Scanned, "full", "layer_2"),
+        )),
     ],
 )  # fmt: skip
 def test_through_remat_and_scan(model: Any, remat: str, trunk: str) -> None:
@@ -291,8 +293,8 @@ def test_held_out_gradient_and_hessian_are_those_of_the_losses() -> None:
 @pytest.mark.parametrize(
     ("mode", "trunk"),
     [
-        ("jit", "shared"), ("pmap", "taps"), pytest.param("jit", "taps", marks=pytest.mark.slow_study),
-        pytest.param("pmap", "shared", marks=pytest.mark.slow_study),
+        ("pmap", "shared"), *(pytest.param(*pair, marks=pytest.mark.slow_study) for pair in
+                              (("jit", "shared"), ("jit", "taps"), ("pmap", "taps"))),
     ],
 )  # fmt: skip
 def test_eight_devices_give_the_gradients_and_the_gramian_of_one(mode: str, trunk: str) -> None:
@@ -313,8 +315,13 @@ def test_eight_devices_give_the_gradients_and_the_gramian_of_one(mode: str, trun
     close((seen[8].params, seen[8].weighting_state), (seen[1].params, seen[1].weighting_state))
 
 
-@pytest.mark.parametrize("main", [0.3, 0.0])
-@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow_study)])
+@pytest.mark.parametrize(
+    ("mode", "main"),
+    [
+        ("jit", 0.0), *(pytest.param(*pair, marks=pytest.mark.slow_study) for pair in
+                        (("jit", 0.3), ("pmap", 0.0), ("pmap", 0.3))),
+    ],
+)  # fmt: skip
 def test_a_step_that_is_not_due_holds_the_weights_and_is_the_same_update(mode: str, main: float) -> None:
     """Under weights that do not depend on the gradients, looking every third step must change nothing."""
     fixed = Weighting(no_state, lambda s, state: (Update(jnp.array([main, 0.5, 0.0])), state), frozenset({"gramian"}))

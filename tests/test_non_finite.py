@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import auxjax
-from auxjax import batches, checkpoint, rollback
+from auxjax import batches, checkpoint, report, rollback
 from auxjax.data.device import DevicePipeline
 from auxjax.errors import AuxjaxError, NotFiniteError
 from auxjax.step import train_step
@@ -30,7 +30,7 @@ def spoiled(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
 @pytest.fixture(scope="module")
 def skipping() -> Any:
     program = small.program(small.heads(), skips=True, dropout_rate=0.2)
-    return small.state(program), jax.jit(train_step)
+    return small.state(program), jax.jit(train_step, compiler_options=small.AS_SHIPPED)
 
 
 def test_a_skipped_step_changes_nothing_but_the_count_and_the_step(skipping: Any) -> None:
@@ -87,6 +87,8 @@ def test_a_run_stops_before_it_saves_what_is_not_finite(
     with pytest.raises(NotFiniteError, match=r"loss/aux1 is nan at step 3") as caught:
         auxjax.train(config(data_dir, **CHANGES | {"train.log_steps": 5}), tmp_path)
     assert caught.value.step == 3 and checkpoint.find_step(tmp_path) == 2
+    (seen,) = report.read_runs([tmp_path])
+    assert seen.status == "diverged" and seen.problem.startswith("diverged at step 3: loss/aux1 is nan")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(auxjax.load(tmp_path)[2]))
 
 
@@ -98,6 +100,7 @@ def test_a_run_that_stopped_goes_on_with_rollback_in_the_same_folder(
         auxjax.train(config(data_dir, **CHANGES), tmp_path)
     result = auxjax.train(config(data_dir, **CHANGES, **{"train.non_finite": "rollback"}), tmp_path)
     assert int(result.state.step) == 6 and (tmp_path / "rollbacks.json").exists()
+    assert report.read_runs([tmp_path])[0].status == "done"
     with pytest.raises(AuxjaxError, match=r"train\.non_finite: 'stop' -> 'skip'"):
         auxjax.train(config(data_dir, **CHANGES, **{"train.non_finite": "skip"}), tmp_path)
 

@@ -77,12 +77,13 @@ TAPS = {
     "inception_4d": ("inception4d", "aux2"),
     "backbone/layer3": ("backbone.layer3", "aux_classifier"),
 }
-SLOW = ("vgg11", "vgg16", "vgg19_bn", "resnet50", "densenet121", "fcn_resnet50")
-# Their gradients take longest to compile; what they are made of is in the others too.
-SLOW_GRADIENTS = (*SLOW, "inception_v3", "vit_b_16")
+# What they are made of is in the others too.
+SLOW = (
+    *("inception_v3", "vgg11", "vgg11_bn", "vgg16", "vgg19_bn", "resnet50", "densenet121", "vit_b_16", "fcn_resnet50"),
+)
 SMOOTH = ("vit_b_16", "vit_b_16_scanned")
 PARAMS = [pytest.param(name, marks=[pytest.mark.slow_study] if name in SLOW else []) for name in CASES]
-GRADIENTS = [pytest.param(name, marks=[pytest.mark.slow_study] if name in SLOW_GRADIENTS else []) for name in CASES]
+GRADIENTS = [pytest.param(name, marks=[pytest.mark.slow_study] if name in SLOW else []) for name in CASES]
 
 
 def without_dropout(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:

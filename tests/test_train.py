@@ -26,8 +26,13 @@ def finished(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> auxjax.
     return auxjax.train(config(data_dir), tmp_path_factory.mktemp("finished"))
 
 
-@pytest.mark.parametrize("cache", ["device", "host"])
-@pytest.mark.parametrize("steps", [(1,), (2, 5)])
+@pytest.mark.parametrize(
+    ("cache", "steps"),
+    [
+        ("device", (1,)), ("host", (2, 5)), pytest.param("device", (2, 5), marks=pytest.mark.slow_study),
+        pytest.param("host", (1,), marks=pytest.mark.slow_study),
+    ],
+)  # fmt: skip
 def test_a_run_interrupted_after_any_step_ends_with_the_same_bits(
     cache: str, steps: tuple[int, ...], data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

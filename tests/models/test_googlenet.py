@@ -122,7 +122,9 @@ def torch_pool(n: int, window: int) -> int:
     return len([start for start in range(0, n, 2) if start == 0 or start - 2 + window < n])
 
 
-@pytest.mark.parametrize("size", [1, 7, 31, 33, 64, 75, 96, 97, 225])
+@pytest.mark.parametrize(
+    "size", [1, 33, 96, *(pytest.param(n, marks=pytest.mark.slow_study) for n in (7, 31, 64, 75, 97, 225))]
+)
 def test_any_size_runs_and_halves_as_it_should(size: int) -> None:
     for variant in ("paper", "torchvision"):
         _, taps, logits = shapes(size, variant=variant, num_classes=7)

@@ -70,8 +70,8 @@ def kernels(params: Any) -> dict[str, Any]:
     ("fields", "gain"),
     [
         ({}, 2.0),
-        ({"kernel_init": "lecun"}, 1.0),
-        ({"variant": "bn"}, 2.0),
+        pytest.param({"kernel_init": "lecun"}, 1.0, marks=pytest.mark.slow_study),
+        pytest.param({"variant": "bn"}, 2.0, marks=pytest.mark.slow_study),
         ({"variant": "torchvision"}, None),
     ],
 )

@@ -59,7 +59,7 @@ def test_parameter_counts_are_the_published_ones(preset: str, parameters: int, s
     [
         # The head: 1x1 and 768 features with BatchNorm, on a pooled map of 4, 6, 2, 2 and 2 px.
         ("nasnet_mobile", 528, 528 * 128 + 256 + 16 * 128 * 768 + 1536 + 769_000),
-        ("nasnet_large", 2016, None),
+        pytest.param("nasnet_large", 2016, None, marks=pytest.mark.slow_study),
         pytest.param(
             "nasnet_cifar", 384, 384 * 128 + 256 + 16 * 128 * 768 + 1536 + 7_690, marks=pytest.mark.slow_study
         ),

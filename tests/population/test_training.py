@@ -140,7 +140,7 @@ def test_an_interrupted_population_ends_with_the_same_bits(
         assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize("execution", ["scanned", "vmapped"])
+@pytest.mark.parametrize("execution", ["scanned", pytest.param("vmapped", marks=pytest.mark.slow_study)])
 def test_a_member_that_diverges_is_marked_and_the_others_go_on(execution: str, data_dir: str, tmp_path: Path) -> None:
     rates = (0.1, 1e30, 0.2)
     configs = [config(data_dir, optimizer__learning_rate=rate) for rate in rates]

@@ -45,7 +45,7 @@ def passed(kind: str, remat: str) -> Pass:
     return found
 
 
-IN_CI = (("weighted", "dots"), ("by head", "full"))
+IN_CI = (("by head", "full"),)
 REST = tuple((kind, remat) for kind in PASSES for remat in REMAT if remat != "none" and (kind, remat) not in IN_CI)
 
 

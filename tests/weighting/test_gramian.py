@@ -76,11 +76,11 @@ def tighten(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the peer's solver go on until it can do no better: it stops at 1e-8 of the objective, 1e-4 of the weights."""
     if name == "cagrad":
         solve, ends = pytest.importorskip("cvxpy").Problem.solve, ("tol_gap_abs", "tol_gap_rel", "tol_feas")
-        tight = functools.partialmethod(solve, **dict.fromkeys(ends, 1e-16), tol_ktratio=1e-12)
-        monkeypatch.setattr("cvxpy.Problem.solve", tight)
+        on = functools.partialmethod(solve, **dict.fromkeys(ends, 1e-16), tol_ktratio=1e-12)
+        monkeypatch.setattr("cvxpy.Problem.solve", on)
     if name == "fair_grad":
-        tight = functools.partial(scipy.optimize.least_squares, ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=10_000)
-        monkeypatch.setattr("torchjd.aggregation._fairgrad.least_squares", tight)
+        further = functools.partial(scipy.optimize.least_squares, ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=10_000)
+        monkeypatch.setattr("torchjd.aggregation._fairgrad.least_squares", further)
 
 
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
