@@ -31,7 +31,8 @@ def staged(passes: Pullbacks, scales: jax.Array, wanted: Mapping[str, bool]) -> 
     Loss k starts from `scales[k]`; `wanted` has the primal's arrays in their order. A backward pass is linear in what
     it starts from: $\sum_k w_k J^T c_k = J^T \sum_k w_k c_k$. The K cotangents go one by one through the equations that
     lead to a wanted array; where an equation leads to none, they go on as their sum. So a layer between two taps pays
-    K times for what it passes on, but once for its own parameters.
+    K times for what it passes on, but once for its own parameters. (A `custom_vjp` that is not linear, as one that
+    clips, is taken of the sum there.)
     """
     cotangents = [scale.astype(v.dtype) for scale, v in zip(scales, passes.values, strict=True)]
     program = _flat(lambda *given: jax.tree.leaves(passes.together(given)), cotangents)
@@ -67,10 +68,11 @@ def by_loss(rows: Mapping[str, Rows], under: str, size: int) -> list[dict[str, j
 
 
 def heads_own(rows: Mapping[str, Rows], under: str, like: Any) -> Any:
-    """Returns the gradients of the heads' parameters, each of which its own loss alone reaches."""
-    own = {name: jnp.zeros_like(array) for name, array in named(like).items()}
-    for gradients in by_loss(rows, under, max((k for row in rows.values() for k in row), default=0) + 1):
-        own |= gradients
+    """Returns the gradients of the heads' parameters, each from its own loss, which alone reaches it as a rule."""
+    own = {}
+    for name, array in named(like).items():
+        first, *others = [*rows[under + name].values()] or [jnp.zeros_like(array)]
+        own[name] = sum(others, start=first)
     return unnamed(like, own)
 
 
