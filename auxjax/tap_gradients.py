@@ -90,16 +90,11 @@ def _output(state: TrainState, batch: Batch, path: tuple[str, ...], method: str)
 
 def _moved(path: tuple[str, ...], method: str, delta: Any) -> Callable[..., Any]:
     """Returns an interceptor that adds delta, of zeros, to a submodule's output: its gradient is the output's."""
-    inside = False
 
     def intercept(function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        nonlocal inside
-        # nn.remat calls a method twice, the second time inside the first.
-        if inside or tuple(context.module.path) != path or context.method_name != method:
-            return function(*args, **kwargs)
-        inside = True
         value = function(*args, **kwargs)
-        inside = False
+        if tuple(context.module.path) != path or context.method_name != method:
+            return value
         if jax.tree.map(jnp.shape, value) != jax.tree.map(jnp.shape, delta):
             raise AuxjaxError(f"trunk='taps': {'/'.join(path)!r} lies in an nn.scan; take trunk='shared'")
         return jax.tree.map(jnp.add, value, delta)

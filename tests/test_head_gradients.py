@@ -156,11 +156,13 @@ def test_a_direction_replaces_the_trunks_gradient_and_nothing_else() -> None:
 
 
 class Rematted(nn.Module):
+    layer: Any = nn.remat(nn.Dense)
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         for i in range(3):
-            x = nn.tanh(nn.remat(nn.Dense)(8, name=f"layer_{i}")(x))
+            x = nn.tanh(self.layer(8, name=f"layer_{i}")(x))
         return nn.Dense(small.CLASSES, name="logits")(x)
 
 
@@ -200,6 +202,16 @@ def test_through_remat_and_scan(model: Any, remat: str, trunk: str) -> None:
         expected = jax.tree.map(lambda a, by=by: jnp.tensordot(jnp.array(by) * scales, a, 1), rows["model"].get(layer))
         close(grads["model"].get(layer), expected)
     close(grads["heads"]["aux1"], jax.tree.map(lambda a: 0.3 * a[1], rows["heads"]["aux1"]))
+
+
+def test_at_a_tap_inside_remat_the_gramian_is_that_without() -> None:
+    gramians = []
+    for layer in (nn.remat(nn.Dense), nn.Dense):
+        heads = {f"aux{i}": Head(f"layer_{i}", nn.Dense(small.CLASSES)) for i in (0, 2)}
+        attached = auxjax.attach(Rematted(layer), heads)
+        program = program_of(attached=attached, names=(*heads,), weights=lambda p: jnp.ones(3), trunk="taps")
+        gramians.append(seen_by(program, {"gramian"}, small.batch(4))[0].gramian)
+    close(gramians[0], gramians[1])
 
 
 def test_at_the_tap_the_gramian_is_that_of_the_features() -> None:
