@@ -45,7 +45,9 @@ def _report(size: int, config: dict[str, Any], rounds: int, batch: int) -> None:
     run, flops = _training(size, config, batch)
     title = " ".join(str(v) for v in config.values())
     report(f"K={size} {title}", {"method": run, "plain": plain}, rounds)
-    print(f"{f'K={size} {title}':<34} method / plain, FLOPs by XLA's count: {flops / plain_flops:.3f}")
+    print(f"{f'K={size} {title}':<34} method / plain, FLOPs by XLA's count: {flops / plain_flops:.3f}", flush=True)
+    # On a CPU a large program takes thousands of memory maps, of which Linux gives a process 65,530.
+    jax.clear_caches()
 
 
 def _beside_torchjd(rounds: int, batch: int) -> None:
