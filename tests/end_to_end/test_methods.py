@@ -106,4 +106,5 @@ def test_eight_devices_give_what_one_gives(name: str, method: str, fashion_mnist
     prefixes = LOSSES if method in RESTLESS else ALL
     for records in zip(*histories, strict=True):
         one, eight = ([value for key, value in record.items() if key.startswith(prefixes)] for record in records)
-        np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-7)
+        # A gate of gcs_per_tensor that is undecided within rounding moves the network a little, and what it says more.
+        np.testing.assert_allclose(eight, one, rtol=1e-4 if records[0]["split"] == "train" else 1e-3, atol=1e-7)
