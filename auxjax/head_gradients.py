@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from auxjax.gradients import Pass, apply, own_weights, psum, shares_of, signals
 from auxjax.held_out import held_out, hold_out
 from auxjax.pullbacks import Pullbacks, pullbacks, reached
-from auxjax.staged import by_loss, heads_own, staged
+from auxjax.staged import by_loss, heads_own, staged, weighted_sum
 from auxjax.state import Batch, TrainState
 from auxjax.tap_gradients import tap_gradients
-from auxjax.trunk import named, trunk_names, unnamed
-from auxjax.weighting.protocol import Signals, Update, combine, gramian_of
+from auxjax.trunk import mains_alone, named, trunk_names, unnamed
+from auxjax.weighting.protocol import Signals, Update, gramian_of
 
 # Stands in for a weight of main that is 0, so that what main alone reaches can be divided by it again.
 _SMALLEST = 1e-12
@@ -28,14 +28,11 @@ Named = Mapping[str, jax.Array]
 
 
 class Trunk(NamedTuple):
-    """The trunk's arrays by path, and which arrays of the model each of the K losses reaches."""
+    """By path: the trunk's arrays, those of the model that no head reaches, and whether loss k reaches an array."""
 
     names: tuple[str, ...]
+    mains: set[str]
     reach: tuple[Mapping[str, bool], ...]
-
-    def is_mains(self, name: str) -> bool:
-        """Returns whether no head reaches the array."""
-        return not any(reach[name] for reach in self.reach[1:])
 
 
 class Pulled(NamedTuple):
@@ -112,7 +109,7 @@ def losses_of(
 def find_trunk(kind: str, passes: Pullbacks) -> Trunk:
     """Returns the trunk of that kind (`trunk.trunk_names`) for these K losses."""
     reach = tuple(named(tree["model"]) for tree in reached(passes))
-    return Trunk(trunk_names(kind, reach), reach)
+    return Trunk(trunk_names(kind, reach), mains_alone(reach), reach)
 
 
 def trunk_of(program: Any, variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
@@ -144,7 +141,7 @@ def _trunk_shapes(
 
 def _sequential(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: str | None) -> Pulled:
     looked_at = trunk.names if state.program.weighting.needs & {"gramian", "gradients"} else ()
-    own = {f"model/{name}" for name in trunk.reach[0] if name in looked_at or trunk.is_mains(name)}
+    own = {f"model/{name}" for name in trunk.reach[0] if name in looked_at or name in trunk.mains}
     wanted = {name: name in own or name.startswith("heads/") for name in named(state.params)}
     stages = staged(passes, own_weights(state), wanted)
     models = by_loss(stages.rows, "model/", len(passes.values))
@@ -152,12 +149,8 @@ def _sequential(state: TrainState, passes: Pullbacks, trunk: Trunk, axis_name: s
 
     def weighted(weights: jax.Array) -> Named:
         late = psum({name.removeprefix("model/"): x for name, x in stages.weighted(weights).items()}, axis_name)
-        reaching = {name: [k for k, model in enumerate(models) if name in model] for name in looked_at}
-        early = {
-            name: combine(jnp.stack([weights[k] for k in losses]), tuple(models[k][name] for k in losses))
-            for name, losses in reaching.items()
-            if losses
-        }
+        reaching = {name: {k: model[name] for k, model in enumerate(models) if name in model} for name in looked_at}
+        early = {name: weighted_sum(row, weights) for name, row in reaching.items() if row}
         return {**early, **late}
 
     return Pulled(models, heads, weighted)
@@ -196,7 +189,7 @@ def _combined(like: Any, trunk: Trunk, pulled: Pulled, update: Update) -> Any:
     for name, array in named(like).items():
         if update.direction is not None and name in trunk.names:
             result[name] = update.direction[name].astype(array.dtype)
-        elif trunk.is_mains(name):
+        elif name in trunk.mains:
             result[name] = pulled.models[0].get(name, jnp.zeros_like(array))
     return unnamed(like, result)
 

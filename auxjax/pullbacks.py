@@ -9,8 +9,10 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 from jax.interpreters import ad
 
+# The names of a primitive that calls an inner program, in the versions of JAX: as it is, or to be computed again.
+CALLS, CHECKPOINTS = ("jit", "pjit"), ("checkpoint", "remat2")
 # Primitives whose inner program has the very inputs and outputs of the outer one.
-_TRANSPARENT = ("jit", "pjit", "checkpoint", "remat2", "closed_call", "custom_jvp_call", "custom_vjp_call")
+_TRANSPARENT = (*CALLS, *CHECKPOINTS, "closed_call", "custom_jvp_call", "custom_vjp_call")
 
 
 class Pullbacks(NamedTuple):

@@ -94,6 +94,17 @@ def describe(folder: Folder, config: Any, dataset: DataSet) -> None:
     write_json(folder / "dataset.json", {key: value for key, value in dataset._asdict().items() if key != "splits"})
 
 
+def mark_done(folder: Folder, step: int, evaluation: dict[str, float]) -> None:
+    """Writes DONE, with the scores on the test split, and takes FAILED away."""
+    write_json(folder / "DONE", {"step": step, **evaluation})
+    (folder / "FAILED").unlink(missing_ok=True)
+
+
+def mark_failed(folder: Folder, status: str, error: str, step: int) -> None:
+    """Writes FAILED, by which a report counts the run; `status` is "failed" or "diverged", `error` one line."""
+    write_json(folder / "FAILED", {"error": error, "step": step, "status": status})
+
+
 def read_config(folder: Folder) -> Any:
     """Returns the resolved config of a run's folder; raises AuxjaxError where there is none."""
     path = folder / "config.json"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 from jax.interpreters import ad
 
-from auxjax.pullbacks import Pullbacks
+from auxjax.pullbacks import CALLS, CHECKPOINTS, Pullbacks
 from auxjax.trunk import named, unnamed
 from auxjax.weighting.protocol import combine
 
@@ -47,8 +47,7 @@ def staged(passes: Pullbacks, scales: jax.Array, wanted: Mapping[str, bool]) -> 
 
         def total(v: Var | Literal) -> Any:
             if isinstance(v, Var) and v not in values:
-                parts = rows[v].values()
-                values[v] = combine(jnp.stack([weights[k] for k in rows[v]]), [*parts]) if parts else _zeros(v)
+                values[v] = weighted_sum(rows[v], weights) if rows[v] else _zeros(v)
             return _read(values, v)
 
         for eqn in later:
@@ -57,6 +56,12 @@ def staged(passes: Pullbacks, scales: jax.Array, wanted: Mapping[str, bool]) -> 
 
     found = {name: {} if isinstance(v, Literal) else rows.get(v, {}) for name, v in ends.items() if wanted[name]}
     return Stages(found, weighted)
+
+
+def weighted_sum(row: Rows, weights: jax.Array) -> jax.Array:
+    """Returns the sum of one array's gradients under [K] weights."""
+    total: jax.Array = combine(jnp.stack([weights[k] for k in row]), [*row.values()])
+    return total
 
 
 def by_loss(rows: Mapping[str, Rows], under: str, size: int) -> list[dict[str, jax.Array]]:
@@ -86,7 +91,7 @@ def _inlined(program: Jaxpr, consts: Iterable[Any], arguments: Iterable[Any]) ->
     values = dict(zip([*program.constvars, *program.invars], [*consts, *arguments], strict=True))
     for eqn in program.eqns:
         given = [_read(values, v) for v in eqn.invars]
-        if eqn.primitive.name in ("jit", "pjit"):
+        if eqn.primitive.name in CALLS:
             inner = eqn.params["jaxpr"]
             results: Sequence[Any] = _inlined(inner.jaxpr, inner.consts, given)
         else:
@@ -118,9 +123,10 @@ def _run(program: Jaxpr, known: dict[Var, Any], rows: dict[Var, Rows], early: se
         if any(now):
             losses = {k for v, flag in zip(eqn.invars, linear, strict=True) if flag for k in rows[v]}
             rows |= {v: {} for v in eqn.outvars if v in early}
+            bind_row = _row_binder(program, eqn, linear, now)
             for k in sorted(losses):
                 given = [rows[v].get(k) if f else _read(known, v) for v, f in zip(eqn.invars, linear, strict=True)]
-                for v, result in zip(eqn.outvars, _bind_row(program, eqn, given, linear, now), strict=True):
+                for v, result in zip(eqn.outvars, bind_row(given), strict=True):
                     if v in early and result is not None:
                         rows[v][k] = result
         if not all(now):
@@ -129,40 +135,45 @@ def _run(program: Jaxpr, known: dict[Var, Any], rows: dict[Var, Rows], early: se
     return later
 
 
-def _bind_row(
-    program: Jaxpr, eqn: Any, given: list[Any], linear: list[bool], now: list[bool]
-) -> Sequence[Any]:
-    """Returns an equation's results for one loss; None stands for a cotangent that is zero by structure."""
-    if eqn.primitive.name in ("checkpoint", "remat2"):
-        return _bind_checkpoint(eqn, given, linear, now)
-    if eqn.primitive.name in ("add_any", "add") and any(x is None for x in given):
-        return [x for x in given if x is not None]
-    return _bind(program, eqn, [_zeros(v) if x is None else x for v, x in zip(eqn.invars, given, strict=True)])
+def _row_binder(program: Jaxpr, eqn: Any, linear: list[bool], now: list[bool]) -> Callable[[list[Any]], Sequence[Any]]:
+    """Returns what takes an equation's inputs for one loss to its results; None is a cotangent of zero by structure."""
+    if eqn.primitive.name in CHECKPOINTS:
+        return _checkpoint_binder(eqn, linear, now)
+
+    def bind(given: list[Any]) -> Sequence[Any]:
+        if eqn.primitive.name in ("add_any", "add") and any(x is None for x in given):
+            return [x for x in given if x is not None]
+        return _bind(program, eqn, [_zeros(v) if x is None else x for v, x in zip(eqn.invars, given, strict=True)])
+
+    return bind
 
 
-def _bind_checkpoint(eqn: Any, given: list[Any], linear: list[bool], now: list[bool]) -> Sequence[Any]:
+def _checkpoint_binder(eqn: Any, linear: list[bool], now: list[bool]) -> Callable[[list[Any]], Sequence[Any]]:
     """Returns the same for a part of the network that is computed again, of which this does what it needs alone."""
     inner = eqn.params["jaxpr"]
     program = jax.make_jaxpr(lambda *arguments: _inlined(inner, (), arguments))(*(v.aval for v in inner.invars)).jaxpr
     ends = [v if want else None for v, want in zip(program.outvars, now, strict=True)]
     early = _ancestors(program, [v for v in ends if v is not None])
 
-    def row(*present: Any) -> list[Any]:
-        arguments = iter(present)
-        known: dict[Var, Any] = {}
-        rows: dict[Var, Rows] = {}
-        for v, x, flag in zip(program.invars, given, linear, strict=True):
-            if flag:
-                rows[v] = {} if x is None else {0: next(arguments)}
-            else:
-                known[v] = next(arguments)
-        _run(program, known, rows, early)
-        return [rows.get(v, {}).get(0) if isinstance(v, Var) else None for v in ends]
+    def bind(given: list[Any]) -> Sequence[Any]:
+        def row(*present: Any) -> list[Any]:
+            arguments = iter(present)
+            known: dict[Var, Any] = {}
+            rows: dict[Var, Rows] = {}
+            for v, x, flag in zip(program.invars, given, linear, strict=True):
+                if flag:
+                    rows[v] = {} if x is None else {0: next(arguments)}
+                else:
+                    known[v] = next(arguments)
+            _run(program, known, rows, early)
+            return [rows.get(v, {}).get(0) if isinstance(v, Var) else None for v in ends]
 
-    present = [x for x in given if x is not None]
-    narrowed, shapes = jax.make_jaxpr(row, return_shape=True)(*present)
-    results = eqn.primitive.bind(*present, **{**eqn.params, "jaxpr": narrowed.jaxpr})
-    return jax.tree.unflatten(jax.tree.structure(shapes), results)
+        present = [x for x in given if x is not None]
+        narrowed, shapes = jax.make_jaxpr(row, return_shape=True)(*present)
+        results = eqn.primitive.bind(*present, **{**eqn.params, "jaxpr": narrowed.jaxpr})
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return bind
 
 
 def _bind(program: Jaxpr, eqn: Any, given: Sequence[Any]) -> Sequence[Any]:

@@ -15,7 +15,7 @@ from auxjax.pullbacks import pullbacks, reached
 from auxjax.staged import by_loss, heads_own, staged
 from auxjax.state import Batch, TrainState
 from auxjax.taps import captured_shapes, parse
-from auxjax.trunk import named, unnamed
+from auxjax.trunk import mains_alone, named, unnamed
 from auxjax.weighting.protocol import gramian_of
 
 
@@ -40,9 +40,11 @@ def tap_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: st
 
     primal = {"params": state.params, "tap": delta}
     passes = pullbacks(moved_losses, primal)
-    main, *heads = (named(tree["params"]["model"]) for tree in reached(passes))
-    mains = {f"params/model/{name}" for name in main if not any(head[name] for head in heads)}
-    wanted = {name: not name.startswith("params/model/") or name in mains for name in named(primal)}
+    mains = mains_alone([named(tree["params"]["model"]) for tree in reached(passes)])
+    wanted = {
+        name: not name.startswith("params/model/") or name.removeprefix("params/model/") in mains
+        for name in named(primal)
+    }
     scales = own_weights(state)
     losses = psum(jnp.stack(passes.values), axis_name)
     stages = staged(passes, scales, wanted)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from auxjax import build, checkpoint, described, parallel, preemption, processes, rollback, run, saving, storage, stored
+from auxjax import build, checkpoint, described, parallel, preemption, processes, rollback, run, saving, stored
 from auxjax.attach import Attached, attach, strip
 from auxjax.check import finalize
 from auxjax.config import due
@@ -86,7 +86,7 @@ def _go_back(config: Any, folder: Folder | None, error: NotFiniteError) -> None:
         rollback.note(config, folder, error)
     except NotFiniteError as last:
         if folder is not None and processes.is_writer():
-            storage.write_json(folder / "FAILED", {"error": str(last), "step": last.step, "status": "diverged"})
+            run.mark_failed(folder, "diverged", str(last), last.step)
         raise
 
 
@@ -120,7 +120,7 @@ def _train(
         state, evaluation = _loop(setup, recorder, diagnostics, manager, preempted)
     if written is not None:
         with saving.writing(written):
-            storage.write_json(written / "DONE", {"step": setup.total_steps, **evaluation})
+            run.mark_done(written, setup.total_steps, evaluation)
     last = parallel.gather(setup.where, parallel.fetch_state(setup.where, state))
     processes.barrier("done")
     return Result(config, folder, last, recorder.history, evaluation, diagnostics.records)

@@ -26,6 +26,11 @@ def unnamed(like: Any, leaves: Mapping[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in named(like)])
 
 
+def mains_alone(reach: Sequence[Mapping[str, bool]]) -> set[str]:
+    """Returns the paths of the arrays that no head reaches, from which arrays each of the K losses reaches."""
+    return {name for name in reach[0] if not any(head[name] for head in reach[1:])}
+
+
 def trunk_names(kind: str, reach: Sequence[Mapping[str, bool]]) -> tuple[str, ...]:
     """Returns the paths of the trunk's arrays, from which arrays each of the K losses reaches, main first.
 

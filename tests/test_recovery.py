@@ -17,7 +17,7 @@ import pytest
 import tensorstore
 
 import auxjax
-from auxjax import checkpoint, described, diagnose, manifest, recovery, storage
+from auxjax import checkpoint, described, diagnose, manifest, recovery
 from auxjax.errors import AuxjaxError
 from auxjax.record import Recorder
 from tests.digits_runs import config
@@ -211,7 +211,7 @@ def test_a_disk_that_fails_ends_the_run_in_one_line_and_the_last_checkpoint_is_w
     monkeypatch.setattr(checkpoint, "open_manager", open_manager)
     monkeypatch.setattr(Recorder, "step", step)
     if what == "DONE":
-        monkeypatch.setattr(storage, "write_json", fail)
+        monkeypatch.setattr("auxjax.run.mark_done", fail)
     left = r"no checkpoint is there yet|is gone" if what == "gone" else f"step {6 if what == 'DONE' else 2} is whole"
     with pytest.raises(AuxjaxError, match=left) as error:
         auxjax.train(finished.config, folder, progress=False)

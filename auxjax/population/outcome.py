@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from auxjax import metrics
+from auxjax import metrics, run
 from auxjax.errors import AuxjaxError
-from auxjax.storage import write_json
 from auxjax.untrusted import read_json
 
 Status = Literal["done", "diverged", "failed"]
@@ -25,8 +24,7 @@ class Outcome(NamedTuple):
 
 def finished(folder: Path, step: int, evaluation: dict[str, float], history: list[dict[str, Any]]) -> Outcome:
     """Marks a folder as done and returns its Outcome."""
-    write_json(folder / "DONE", {"step": step, **evaluation})
-    (folder / "FAILED").unlink(missing_ok=True)
+    run.mark_done(folder, step, evaluation)
     return Outcome(folder, "done", None, evaluation, history)
 
 
@@ -37,7 +35,7 @@ def broken(
     known = isinstance(error, str | AuxjaxError)
     text = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
     if folder is not None and folder.exists():
-        write_json(folder / "FAILED", {"error": text, "step": step, "status": status})
+        run.mark_failed(folder, status, text, step)
     return Outcome(folder, status, text, {}, history)
 
 

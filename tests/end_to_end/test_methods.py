@@ -30,6 +30,8 @@ BALANCING = ("pbi",)
 LOSSES, ALL = ("loss/main", "loss/aux"), ("loss/", "weight/", "grad_norm/")
 # Its twenty steps at the authors' rate of 10 do not settle: a rounding of the gradients decides where they end.
 RESTLESS = ("sdmgrad",)
+# A gate that is undecided within rounding moves the network a little, and what it says more.
+GATED = ("gcs_per_tensor",)
 # On eight devices: every method on PlainNet, and one of each kind on GoogLeNet, which takes three minutes.
 KINDS = ("uncertainty", "upgrad", "gradnorm", "gcs_per_tensor", "auxi_learn", "exp3")
 WIDE = [("plainnet_fashion_mnist", method) for method in METHODS] + [
@@ -106,5 +108,5 @@ def test_eight_devices_give_what_one_gives(name: str, method: str, fashion_mnist
     prefixes = LOSSES if method in RESTLESS else ALL
     for records in zip(*histories, strict=True):
         one, eight = ([value for key, value in record.items() if key.startswith(prefixes)] for record in records)
-        # A gate of gcs_per_tensor that is undecided within rounding moves the network a little, and what it says more.
-        np.testing.assert_allclose(eight, one, rtol=1e-4 if records[0]["split"] == "train" else 1e-3, atol=1e-7)
+        loose = method in GATED and records[0]["split"] != "train"
+        np.testing.assert_allclose(eight, one, rtol=1e-3 if loose else 1e-4, atol=1e-7)

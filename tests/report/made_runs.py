@@ -78,6 +78,19 @@ def make_run(
     return folder
 
 
+def make_two_arms(folder: Path) -> Path:
+    """Writes five seeds without heads and with one, which is 1 to 5 points better, sooner there, at 80 % of the speed.
+
+    They are evaluated every 100 steps up to 400; accuracy on training batches is 90 % throughout.
+    """
+    for seed in range(5):
+        plain = make_run(folder / f"plain{seed}", {}, seed, 0.8, points=2)
+        write_curve(plain, [0.5, 0.6, 0.7, 0.80], trained=0.9, steps_per_second=100.0)
+        arm = make_run(folder / f"heads{seed}", {"aux1": ("layer_1", 0.3)}, seed, 0.8, points=2)
+        write_curve(arm, [0.6, 0.7, 0.75, 0.81 + seed / 100], trained=0.9, steps_per_second=80.0)
+    return folder
+
+
 def make_ablation(folder: Path, weights: Sequence[float] = (0.1, 0.3), seeds: int = 5, **options: Any) -> Path:
     """Writes an ablation: a run without heads, and a head of each weight on layer_1 and on layer_3, for every seed.
 

@@ -12,7 +12,7 @@ import pytest
 from auxjax.errors import AuxjaxError
 from auxjax.report.content import Content, gather
 from auxjax.report.tables import Cell, engineering, markdown, runs_csv
-from tests.report.made_runs import make_ablation, make_run, write_curve
+from tests.report.made_runs import make_ablation, make_run, make_two_arms
 
 HEADS = {"aux1": ("layer_1", 0.3)}
 
@@ -25,13 +25,7 @@ def cells(content: Content, arm: str) -> dict[str, Cell]:
 
 @pytest.fixture
 def two_arms(tmp_path: Path) -> Path:
-    """Five seeds: the arm is 1, 2, 3, 4 and 5 points better, and is there earlier; it trains at 80 % speed."""
-    for seed in range(5):
-        plain = make_run(tmp_path / f"plain{seed}", {}, seed, 0.8, points=2)
-        write_curve(plain, [0.5, 0.6, 0.7, 0.80], steps_per_second=100.0)
-        arm = make_run(tmp_path / f"heads{seed}", HEADS, seed, 0.8, points=2)
-        write_curve(arm, [0.6, 0.7, 0.75, 0.81 + seed / 100], steps_per_second=80.0)
-    return tmp_path
+    return make_two_arms(tmp_path)
 
 
 def test_a_headline_by_hand(two_arms: Path) -> None:

@@ -9,20 +9,12 @@ import pytest
 
 from auxjax.errors import AuxjaxError
 from auxjax.report.content import Content, gather
-from tests.report.made_runs import make_ablation, make_run, write_curve
-
-HEADS = {"aux1": ("layer_1", 0.3)}
+from tests.report.made_runs import make_ablation, make_two_arms, write_curve
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Five seeds of each arm, evaluated every 100 steps; accuracy on training batches is 90 % throughout."""
-    for seed in range(5):
-        plain = make_run(tmp_path / f"plain{seed}", {}, seed, 0.8, points=2)
-        write_curve(plain, [0.5, 0.6, 0.7, 0.80], trained=0.9)
-        arm = make_run(tmp_path / f"heads{seed}", HEADS, seed, 0.8, points=2)
-        write_curve(arm, [0.6, 0.7, 0.75, 0.81 + seed / 100], trained=0.9)
-    return tmp_path
+    return make_two_arms(tmp_path)
 
 
 def texts(content: Content, arm: str) -> dict[str, str]:
