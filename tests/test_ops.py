@@ -44,7 +44,7 @@ POOLS = [
     ((8, 8), (2, 2), (2, 2), "VALID"), ((7, 6), (3, 3), (2, 2), ((0, 1), (0, 0))),
     ((7, 7), (3, 2), (1, 3), ((1, 1), (0, 2))),
     ((5, 5), (5, 5), (3, 3), "SAME"), ((9, 9), (2, 2), (3, 3), "VALID"),
-    ((1, 1), (3, 3), (2, 2), "SAME"),
+    ((1, 1), (3, 3), (2, 2), "SAME"), ((9, 7), (2, 3), (2, 3), "VALID"), ((4, 6), (2, 2), (2, 2), ((0, 0), (1, 1))),
 ]  # fmt: skip
 
 
@@ -73,26 +73,22 @@ def test_max_pool_under_vmap() -> None:
     close(fast, library, 1e-6)
 
 
+# With few channels, few features, and small kernels, each of which has a form of its own, and without.
 CONVS = [
-    ((3, 3), (1, 1), "SAME"), ((3, 3), (2, 2), "SAME"), ((7, 7), (2, 2), ((3, 3), (3, 3))), ((5, 5), (3, 3), "VALID"),
-    ((1, 1), (1, 1), "SAME"), ((1, 1), (2, 2), "VALID"), ((3, 2), (2, 1), ((0, 2), (1, 0))),
+    ((3, 3), (1, 1), "SAME", 3, 4), ((3, 3), (2, 2), "SAME", 1, 18), ((7, 7), (2, 2), ((3, 3), (3, 3)), 3, 20),
+    ((5, 5), (3, 3), "VALID", 6, 4), ((1, 1), (1, 1), "SAME", 3, 4), ((1, 1), (2, 2), "VALID", 4, 4),
+    ((3, 2), (2, 1), ((0, 2), (1, 0)), 2, 4),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "strides", "padding"), CONVS)
+@pytest.mark.parametrize(("size", "strides", "padding", "channels", "features"), CONVS)
 @pytest.mark.parametrize("bits", [32, 64])
-def test_conv_is_nn_conv(size: Any, strides: Any, padding: Any, bits: int) -> None:
+def test_conv_is_nn_conv(size: Any, strides: Any, padding: Any, channels: int, features: int, bits: int) -> None:
     with jax.enable_x64(bits == 64):
         dtype = jnp.float64 if bits == 64 else jnp.float32
-        x = jax.random.normal(jax.random.key(0), (2, 9, 10, 3), dtype)
-        fields: Any = {
-            "features": 4,
-            "kernel_size": size,
-            "strides": strides,
-            "padding": padding,
-            "dtype": dtype,
-            "param_dtype": dtype,
-        }
+        x = jax.random.normal(jax.random.key(0), (2, 9, 10, channels), dtype)
+        fields: Any = {"features": features, "kernel_size": size, "strides": strides, "padding": padding}
+        fields |= {"dtype": dtype, "param_dtype": dtype}
         flax = nn.Conv(**fields)
         variables = flax.init(jax.random.key(1), x)
         ours = ops.Conv(**fields)
@@ -169,7 +165,7 @@ def test_conv_in_a_scan_and_under_vmap_over_kernels(groups: int) -> None:
 
 
 def test_conv_under_vmap_over_kernels_is_no_grouped_convolution() -> None:
-    x, kernels = jnp.ones((2, 6, 6, 3)), jnp.ones((4, 3, 3, 3, 3))
+    x, kernels = jnp.ones((2, 6, 6, 8)), jnp.ones((4, 3, 3, 8, 3))
     convolve: Any = ops.Conv(3, (3, 3), use_bias=False).apply
 
     def apply(k: Any) -> Any:
@@ -178,6 +174,22 @@ def test_conv_under_vmap_over_kernels_is_no_grouped_convolution() -> None:
     text = jax.jit(jax.vmap(jax.grad(apply))).lower(kernels).as_text()
     assert text.count("stablehlo.convolution(") == 8
     assert "feature_group_count = 4" not in text
+
+
+@pytest.mark.parametrize(("channels", "form"), [(1, "tensor<3x3x1x24xf32>"), (8, "tensor<3x3x8x16xf32>")])
+def test_conv_of_an_image_to_a_few_features_is_filled_up_on_a_cpu(channels: int, form: str) -> None:
+    x, kernel = jnp.ones((2, 6, 6, channels)), jnp.ones((3, 3, channels, 16))
+    convolve: Any = ops.Conv(16, (3, 3), use_bias=False).apply
+    text = jax.jit(lambda k: convolve({"params": {"kernel": k}}, x)).lower(kernel).as_text()
+    (line,) = [line for line in text.splitlines() if "stablehlo.convolution(" in line]
+    assert form in line
+
+
+def test_the_gradient_of_a_small_kernel_is_one_product_on_a_cpu() -> None:
+    x, kernel = jnp.ones((2, 6, 6, 1)), jnp.ones((3, 3, 1, 16))
+    convolve: Any = ops.Conv(16, (3, 3), use_bias=False).apply
+    text = jax.jit(jax.grad(lambda k: jnp.sum(convolve({"params": {"kernel": k}}, x) ** 2))).lower(kernel).as_text()
+    assert (text.count("stablehlo.convolution("), text.count("stablehlo.dot_general")) == (1, 1)
 
 
 @pytest.mark.parametrize("relu", [False, True])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from auxjax.ops.platform import fast_on_cpu
@@ -98,6 +100,8 @@ def _gather(
     without strides; the classes are then interleaved.
     """
     lead, n = len(shape) - 1 - len(window), len(window)
+    if window == strides and not any(sum(pads, ())):
+        return _tiled(shape, winner, gradient, window)
     lengths = [-(-(shape[lead + i] + pads[i][0]) // strides[i]) for i in range(n)]
     reach = [-(-window[i] // strides[i]) - 1 for i in range(n)]
     margins = [(reach[i], max(0, lengths[i] - gradient.shape[lead + i])) for i in range(n)]
@@ -125,3 +129,15 @@ def _gather(
     starts = [low for low, _ in pads]
     limits = [low + size for low, size in zip(starts, shape[lead:-1], strict=True)]
     return _slice(interleaved(()), starts, limits, (1,) * n)
+
+
+def _tiled(shape: tuple[int, ...], winner: jax.Array, gradient: jax.Array, window: tuple[int, ...]) -> jax.Array:
+    """Returns the same for windows that lie side by side: each input is in one of them, or in none at the far edge."""
+    lead, n = len(shape) - 1 - len(window), len(window)
+    between = [lead + 1 + 2 * i for i in range(n)]
+    place = np.arange(math.prod(window)).reshape([size for w in window for size in (1, w)] + [1])
+    won = jnp.expand_dims(winner, between) == jnp.asarray(place.reshape((1,) * lead + place.shape), winner.dtype)
+    tiles = jnp.where(won, jnp.expand_dims(gradient, between), 0)
+    covered = [size * w for size, w in zip(gradient.shape[lead:-1], window, strict=True)]
+    rest = [(0, size - inside) for size, inside in zip(shape[lead:-1], covered, strict=True)]
+    return _padded(tiles.reshape(*shape[:lead], *covered, shape[-1]), rest, 0)
