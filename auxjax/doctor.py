@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -90,21 +91,14 @@ def python() -> list[Check]:
 
 def machine() -> list[Check]:
     """Finds processors and memory, as far as this process may use them."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-    checks = [Check("processors", f"{usable} of {os.cpu_count()}")]
-    if meminfo.exists():
-        total, free = memory(meminfo.read_text(), limit.read_text() if limit.exists() else "max")
+    beside = runpy.run_path(str(Path(__file__).with_name("machine.py")))
+    checks = [Check("processors", f"{beside['processors']()} of {os.cpu_count()}")]
+    found = beside["memory"]()
+    if found is not None:
+        total, free = found
         low = "too little for a training run: close other programs" if free < _LOW_MEMORY else ""
         checks.append(Check("memory", f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB", low))
     return checks
-
-
-def memory(meminfo: str, limit: str) -> tuple[float, float]:
-    """Returns (total, available) bytes of the text of /proc/meminfo, no more than a container's limit."""
-    sizes = {name: float(size) * 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", meminfo, re.MULTILINE)}
-    most = float(limit) if limit.strip().isdigit() else float("inf")
-    return min(sizes["MemTotal"], most), min(sizes["MemAvailable"], most)
 
 
 def folder(name: str, path: str) -> Check:

@@ -74,12 +74,6 @@ def test_a_bucket_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no kind of folder" in doctor.folder("workdir", "ftp://host/run").problem
 
 
-def test_memory_is_no_more_than_a_containers() -> None:
-    meminfo = "MemTotal:       16000000 kB\nMemFree:  1 kB\nMemAvailable:    8000000 kB\n"
-    assert doctor.memory(meminfo, "max\n") == (16e6 * 1024, 8e6 * 1024)
-    assert doctor.memory(meminfo, "4000000000\n") == (4e9, 4e9)
-
-
 def test_packages_below_their_floor_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     declared = ["jax>=0.10.2", "flax >= 0.12.8", "optax>=0.2.8"]
     declared += ['jax[tpu]; extra == "tpu"', "gcsfs>=2026.4; extra == 'tpu'"]

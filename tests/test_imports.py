@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module (a subpackage counts as one) imports from its own row and the rows above it, never from below.
 # Give a new module a row, as high as what it imports allows.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("_version", "errors", "bucket"),
+    ("_version", "errors", "bucket", "machine"),
     (
         *("config", "data", "flops", "losses", "manifest", "metrics", "ops", "peers", "processes", "rendezvous"),
         *("statistics", "storage", "untrusted", "weighting"),

@@ -1,4 +1,4 @@
-"""Ways to execute a group: members one after another, as one batch of members, or spread over devices."""
+"""Ways to execute a group: members one after another, in threads, as one batch, or spread over devices."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from auxjax import machine
 from auxjax.errors import unknown
 from auxjax.population.program import Compiled
+from auxjax.population.threads import in_threads
 
 logger = logging.getLogger("auxjax")
 
-WAYS = ("auto", "scanned", "vmapped", "devices")
+WAYS = ("auto", "scanned", "threads", "vmapped", "devices")
 AXIS = "members"
 # What choosing costs must be small against what it decides on, and what it finds larger than the noise of a clock.
 _TRIAL_STEPS, _TRIAL_MEMBERS, _TRIALS, _WORTH_A_TRIAL_SECONDS, _CLEARLY = 20, 4, 3, 120.0, 0.8
@@ -49,28 +51,31 @@ def way_of(name: str, shared: Compiled, members: int) -> Execution:
     """Returns the way of that name for so many members; raises AuxjaxError for an unknown one."""
     if name not in WAYS[1:]:
         raise unknown("execution", name, WAYS)
-    return {"scanned": _scanned, "vmapped": _vmapped, "devices": _spread}[name](shared, members)
+    ways = {"scanned": _scanned, "threads": _threaded, "vmapped": _vmapped, "devices": _spread}
+    return ways[name](shared, members)
 
 
 def choose(shared: Compiled, members: int, trial: Callable[[Execution, int, int, int], float]) -> Execution:
     """Returns the way that some steps of a few members say is the fastest; over devices only where there are several.
 
     `trial(way, members, steps, times)` gives the seconds of the fastest of so many runs, on states that are thrown
-    away. Nothing is tried where all of the training takes less than two minutes one after another, and that way is kept
-    unless another is clearly faster: it compiles in half the time, and an interruption costs it least.
+    away. Nothing is tried where all of the training takes less than two minutes one after another: a CPU of several
+    processors then has threads. One after another is kept unless another way is clearly faster: it compiles in half
+    the time of a batch, and an interruption costs it least.
     """
     scanned = way_of("scanned", shared, 1)
     if members == 1:
         return scanned
+    threads = machine.processors() if jax.default_backend() == "cpu" else 1
     steps = min(_TRIAL_STEPS, shared.longest)
     alone = trial(scanned, 1, steps, _TRIALS)
     if alone / steps * shared.total_steps * members < _WORTH_A_TRIAL_SECONDS:
-        return scanned
-    devices = jax.local_device_count()
+        return way_of("threads", shared, members) if threads > 1 else scanned
     seconds = {"scanned": alone * members}
-    for name in ("vmapped", "devices") if devices > 1 else ("vmapped",):
-        spread = devices if name == "devices" else 1
-        some = min(_TRIAL_MEMBERS * spread, members)
+    for name, spread in {"threads": threads, "vmapped": 1, "devices": jax.local_device_count()}.items():
+        if name != "vmapped" and spread == 1:
+            continue
+        some = min(spread if name == "threads" else _TRIAL_MEMBERS * spread, members)
         tried = trial(way_of(name, shared, some), some, steps, _TRIALS)
         seconds[name] = tried * _blocks(members, spread) / _blocks(some, spread)
     fastest = min(seconds, key=lambda name: seconds[name])
@@ -80,9 +85,9 @@ def choose(shared: Compiled, members: int, trial: Callable[[Execution, int, int,
     return way_of(chosen, shared, members)
 
 
-def _blocks(members: int, devices: int) -> int:
-    """Returns how many members the fullest device has."""
-    return -(-members // devices)
+def _blocks(members: int, places: int) -> int:
+    """Returns how many members the fullest device has, or the busiest thread."""
+    return -(-members // places)
 
 
 def _scanned(shared: Compiled, members: int) -> Execution:
@@ -91,11 +96,28 @@ def _scanned(shared: Compiled, members: int) -> Execution:
 
     def run(*args: Any) -> Any:
         state, metrics = stretch(*args)
-        return state, _lead(metrics)
+        return state, _stack_on_host([metrics])
 
     return Execution(
         name="scanned", width=1, join=lambda trees: jax.tree.map(jnp.copy, trees[0]), part=lambda tree, i: tree,
-        everywhere=jax.device_put, stretch=run, evaluate=lambda *args: _lead(evaluate(*args)),
+        everywhere=jax.device_put, stretch=run, evaluate=lambda *args: _stack_on_host([evaluate(*args)]),
+    )  # fmt: skip
+
+
+def _threaded(shared: Compiled, members: int) -> Execution:
+    """The same program as for one after another, and so the same bits, for a member on each processor of a CPU."""
+    stretch, evaluate = in_threads(shared.stretch, donate_argnums=(1,)), in_threads(shared.evaluate)
+
+    def stretched(numbers: Any, states: Any, resident: Any, index: Any, count: Any) -> Any:
+        calls = [(own, state, resident, rows, count) for own, state, rows in zip(numbers, states, index, strict=True)]
+        after, metrics = zip(*stretch(calls), strict=True)
+        return after, _stack_on_host(metrics)
+
+    return Execution(
+        name="threads", width=min(members, machine.processors()),
+        join=lambda trees: tuple(jax.tree.map(jnp.copy, tree) for tree in trees), part=_nth,
+        everywhere=jax.device_put, stretch=stretched,
+        evaluate=lambda states, *args: _stack_on_host(evaluate([(state, *args) for state in states])),
     )  # fmt: skip
 
 
@@ -151,8 +173,12 @@ def _spread(shared: Compiled, members: int) -> Execution:
     )  # fmt: skip
 
 
-def _lead(tree: Any) -> Any:
-    return jax.tree.map(lambda x: np.asarray(x)[None], tree)
+def _stack_on_host(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _nth(trees: Sequence[Any], i: int) -> Any:
+    return trees[i]
 
 
 def _stack(trees: Sequence[Any]) -> Any:

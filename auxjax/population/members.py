@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from auxjax.state import TrainState
 class Member:
     """A member that is being trained; `own` tells which heads of the program are its own, and their names there.
 
-    Used as a context, it closes its writers and waits for its checkpoints.
+    What goes wrong with its folder alone, inside `alone`, is kept in `failed`, so that it stops no other member.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Member:
         self.config, self.folder, self.own = config, folder, own
         self.history: list[dict[str, Any]] = []
         self.diverged: str | None = None
+        self.failed: Exception | None = None
         self.numbers = numbers_of(group, config, own)
         self.state = initial_state(group, shared, config)
         self.step = 0
@@ -45,9 +46,18 @@ class Member:
         self._manager: Any = None
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Member:
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps the first exception of the block as what this member failed of."""
+        try:
+            yield
+        except Exception as error:
+            self.failed = self.failed or error
+
+    def open(self) -> None:
+        """Makes its folder, or goes on from what is there; nothing without a folder."""
         if self.folder is None:
-            return self
+            return
         run.check_folder(self.config, self.folder)
         run.describe(self.folder, self.config, self._shared.dataset)
         train = self.config.train
@@ -65,10 +75,10 @@ class Member:
         self.history = metrics.read(path) if path.exists() else []
         self._writer = metrics.open_writers(self.folder, self.config)
         self._stack.callback(self._writer.close)
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+    def close(self) -> None:
+        """Closes its writers and waits for its checkpoints."""
+        self._stack.close()
 
     def positions(self, count: int, longest: int) -> np.ndarray:
         """Returns the positions of the next `count` batches, int32[longest, B], filled up with zeros."""

@@ -42,7 +42,8 @@ def train_members(
 
     Members that differ in numbers alone share a program (`plan`). Each leaves a folder as `train` does, is skipped if
     it is done and resumed where it was begun; one that fails or diverges stops no other. `execution` is how a program
-    serves its members: "scanned" one after another, "vmapped" as one batch, over "devices", or "auto", which measures.
+    serves its members: "scanned" one after another, in "threads" of a CPU, "vmapped" as one batch, over "devices", or
+    "auto", which measures.
     `only` trains some of them, by position, in the programs that all of them make. Sets that are read from disk,
     diagnostics while training, a `train.non_finite` other than "stop", and several devices for one member are for runs
     of their own, which `train` does one by one. SIGTERM ends it with `Preempted`, as it does `train`, once the steps to
@@ -151,23 +152,29 @@ def _wave(
     shared: Compiled, chosen: Execution, members: Sequence[Callable[[], Member]], resident: Mapping[str, Any], bar: Any,
     requested: Callable[[int], bool],
 ) -> list[Outcome]:  # fmt: skip
-    """Returns the outcomes of members that train at the same time; what stops one of them here stops these."""
+    """Returns the outcomes of members that train at the same time; what stops the program here stops them all."""
     some = [make() for make in members]
     try:
-        with contextlib.ExitStack() as stack:
-            for member in some:
-                stack.enter_context(member)
-            bar.update(sum(member.step for member in some))
-            begun = [member.step for member in some]  # advancing changes it
-            for step in sorted(set(begun)):
-                level = [member for member, at in zip(some, begun, strict=True) if at == step]
-                _advance(shared, chosen, level, resident, bar, requested)
+        for member in some:
+            with member.alone():
+                member.open()
+        bar.update(sum(member.step for member in some))
+        opened = [(member, member.step) for member in some if member.failed is None]  # advancing changes the step
+        for step in sorted({at for _, at in opened}):
+            level = [member for member, at in opened if at == step]
+            _advance(shared, chosen, level, resident, bar, requested)
     except Exception as error:
         return [outcome.broken(member.folder, "failed", error, member.step, member.history) for member in some]
+    finally:
+        for member in some:
+            with member.alone():
+                member.close()
     return [_outcome(shared, member) for member in some]
 
 
 def _outcome(shared: Compiled, member: Member) -> Outcome:
+    if member.failed is not None:
+        return outcome.broken(member.folder, "failed", member.failed, member.step, member.history)
     if member.diverged is not None:
         return outcome.broken(member.folder, "diverged", member.diverged, member.step + 1, member.history)
     assert member.scores is not None
@@ -180,18 +187,19 @@ def _advance(
     shared: Compiled, chosen: Execution, members: Sequence[Member], resident: Mapping[str, Any], bar: Any,
     requested: Callable[[int], bool],
 ) -> None:  # fmt: skip
-    """Takes members that are at the same step to the last one; one that diverges is left where it was."""
+    """Takes members that are at the same step to the last one; one that diverges or fails is left where it was."""
     numbers, states = chosen.join([m.numbers for m in members]), chosen.join([m.state for m in members])
     step, total, every = members[0].step, shared.total_steps, shared.every
 
     def living() -> Iterator[tuple[int, Member]]:
-        return ((i, member) for i, member in enumerate(members) if member.diverged is None)
+        return ((i, member) for i, member in enumerate(members) if member.diverged is None and member.failed is None)
 
     def evaluate(split: str) -> None:
         inputs = evaluation_inputs(shared, split)
         sums = jax.device_get(chosen.evaluate(states, resident[split], *inputs))
         for i, member in living():
-            member.evaluated(split, jax.tree.map(lambda x, i=i: x[i], sums))
+            with member.alone():
+                member.evaluated(split, jax.tree.map(lambda x, i=i: x[i], sums))
 
     while step < total and any(living()):
         count = shared.next_stop(step) - step
@@ -201,7 +209,8 @@ def _advance(
         values = jax.device_get(metrics)
         seconds = time.perf_counter() - start
         for i, member in living():
-            member.trained({name: series[i] for name, series in values.items()}, count, seconds)
+            with member.alone():
+                member.trained({name: series[i] for name, series in values.items()}, count, seconds)
         step += count
         bar.update(count * len(members))
         if due(step, every["eval"], total):
@@ -209,7 +218,8 @@ def _advance(
         stopped = requested(step)
         if stopped or due(step, every["checkpoint"], total):
             for i, member in living():
-                member.save(chosen.part(states, i))
+                with member.alone():
+                    member.save(chosen.part(states, i))
         if stopped:
             raise preemption.Preempted(step)
     if any(member.scores is None for _, member in living()) or shared.eval_split != "test":

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from auxjax import config as configs
-from auxjax import data, ops, train
+from auxjax import data, machine, ops, train
 from auxjax.check import finalize
 from auxjax.models import MODELS
 from auxjax.population import plan
@@ -73,7 +73,8 @@ def _report(network: str, members: int, rounds: int) -> None:
     (group,) = plan(configs_of)
     shared = compiled(group)
     made = [Member(group, shared, config, own, None) for config, own in zip(configs_of, group.own, strict=True)]
-    names = ["scanned", "vmapped", *(["devices"] if jax.local_device_count() > 1 else [])]
+    names = ["scanned", *(["threads"] if machine.processors() > 1 else []), "vmapped"]
+    names += ["devices"] if jax.local_device_count() > 1 else []
     candidates: dict[str, Callable[[], Any]] = {
         name: functools.partial(_train, shared, made, way_of(name, shared, members)) for name in names
     }

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import pytest
 
+from auxjax import machine
 from auxjax.errors import AuxjaxError
 from auxjax.population import plan
 from auxjax.population.execution import Execution, choose, way_of
@@ -19,6 +20,12 @@ def shared(data_dir: str) -> Compiled:
     return compiled(plan([config(data_dir, seed=seed) for seed in range(2)])[0])
 
 
+@pytest.fixture
+def one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_processor")
 @pytest.mark.parametrize(
     ("alone", "together", "way"),
     [
@@ -41,7 +48,35 @@ def test_the_faster_way_is_chosen_where_it_is_clearly_faster(
     assert tried == (["scanned"] if alone < 1 else ["scanned", "vmapped"])
 
 
+@pytest.mark.parametrize(
+    ("alone", "threads", "way"),
+    [
+        (100.0, 200.0, "threads"),  # two blocks of four members in half the time of eight
+        (100.0, 350.0, "scanned"),  # one member has all processors at work
+        (0.001, 1000.0, "threads"),  # over before a trial would be
+    ],
+)
+def test_threads_are_for_a_cpu_of_several_processors(
+    alone: float, threads: float, way: str, shared: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: dict[str, int] = {}
+
+    def trial(execution: Execution, members: int, *_: Any) -> float:
+        tried[execution.name] = members
+        return {"scanned": alone, "threads": threads, "vmapped": 1e6}[execution.name]
+
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(machine, "processors", lambda: 4)
+    chosen = choose(shared, 8, trial)
+    assert chosen.name == way and chosen.width == (4 if way == "threads" else 1)
+    assert tried == ({"scanned": 1} if alone < 1 else {"scanned": 1, "threads": 4, "vmapped": 4})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    tried.clear()
+    assert choose(shared, 8, trial).name == "scanned" and "threads" not in tried
+
+
 @pytest.mark.multidevice
+@pytest.mark.usefixtures("one_processor")
 @pytest.mark.parametrize(
     ("times", "way"),
     [
@@ -65,6 +100,7 @@ def test_several_devices_are_used_where_a_trial_says_so(
 
 
 @pytest.mark.multidevice
+@pytest.mark.usefixtures("one_processor")
 def test_what_devices_take_is_by_the_fullest_of_them(shared: Compiled) -> None:
     """Forty members are five a device; a trial of four a device says what four of those five take."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import auxjax
-from auxjax import metrics
+from auxjax import machine, metrics
 from auxjax.errors import AuxjaxError
 from auxjax.population import plan, train_members
 from auxjax.population.members import Member
@@ -137,6 +137,56 @@ def test_an_interrupted_population_ends_with_the_same_bits(
         expected, found = parameters(whole), parameters(folder)
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, err_msg=name)
+        assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
+
+
+def test_members_in_threads_are_the_scanned_ones_bit_for_bit_also_when_interrupted(
+    data_dir: str, together: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three at a time; killed when the second has the first of them one stretch ahead of it."""
+    monkeypatch.setattr(machine, "processors", lambda: 3)
+    folders = [tmp_path / str(i) for i in range(4)]
+    taken = Member.save
+
+    def stop(self: Member, *args: Any) -> None:
+        if self.folder == folders[1]:
+            raise KeyboardInterrupt
+        taken(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_members(members(data_dir), folders, execution="threads", progress=False)
+    first_steps = ablation_runs.first_steps(monkeypatch)
+    with counted() as counter:
+        train_members(members(data_dir), folders, progress=False)
+    assert counter["_stretch"] == 1, counter
+    assert len(set(first_steps.values())) == 2, first_steps
+    for folder, whole in zip(folders, together, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, parameters(folder), parameters(whole))
+        assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("what", ["open", "evaluated", "save"])
+def test_what_goes_wrong_with_one_folder_stops_no_other_member(
+    what: str, data_dir: str, together: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: 4)
+    folders, done = [tmp_path / str(i) for i in range(4)], getattr(Member, what)
+
+    def fail(self: Member, *args: Any) -> Any:
+        if self.folder == folders[1]:
+            raise OSError(28, "No space left on device")
+        return done(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, what, fail)
+        outcomes = train_members(members(data_dir), folders, execution="threads", progress=False)
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done", "done"]
+    assert "No space left on device" in str(outcomes[1].error) and (folders[1] / "FAILED").exists()
+    assert [outcome.status for outcome in train_members(members(data_dir), folders, progress=False)] == ["done"] * 4
+    assert not (folders[1] / "FAILED").exists()
+    for folder, whole in zip(folders, together, strict=True):
         assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
 
 
