@@ -55,6 +55,7 @@ def make(arms: Sequence[Arm], split: str, metric: str, target: float) -> Headlin
     values = {arm.name: by_seed(arm, split, metric) for arm in arms}
     last = max(run.last_step for arm in arms for run in arm.runs)
     reached = {arm.name: times_by_seed(arm, curve_split, metric, target, last) for arm in arms}
+    speed_ups = numbers.speed_ups(reached, {arm.name: arm.baseline for arm in arms})
     verdicts = judge(arms, values, metric)
     counted = {arm.name: costs.count(arm.runs[0].config, _dataset(arm)) for arm in arms}
     seconds = {arm.name: _seconds_per_step(arm) for arm in arms}
@@ -67,7 +68,7 @@ def make(arms: Sequence[Arm], split: str, metric: str, target: float) -> Headlin
             value=numbers.mean(list(values[arm.name].values())) if values[arm.name] else None,
             verdict=verdicts.get(arm.name),
             times=numbers.times(list(reached[arm.name].values())),
-            speed_up=None if arm.name == arm.baseline else numbers.speed_up(reached[arm.baseline], reached[arm.name]),
+            speed_up=speed_ups[arm.name],
             seconds=_ratio(seconds[arm.name], seconds[arm.baseline]),
             seconds_per_step=seconds[arm.name],
             flops=_ratio(own.train_flops if own else None, other.train_flops if other else None),

@@ -28,7 +28,7 @@ def table(arms: Sequence[Arm], split: str) -> Table:
         Column("baseline's loss", "main's, mean over common seeds that came to their end, 95 % interval"),
         Column("arm's loss", "main's, of the same seeds"),
         Column("reduction, %", "how much less the arm's is, with its 95 % interval"),
-        Column("sooner", "steps to the baseline's loss of this row: the baseline's over the arm's"),
+        Column("sooner", "steps to the baseline's loss of this row: the baseline's over the arm's, 95 % interval"),
     ]  # fmt: skip
     of = {arm.name: _curves(arm, split) for arm in arms}
     rows, marks = [], []

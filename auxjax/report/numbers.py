@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from auxjax import statistics
 from auxjax.statistics import Estimate, MedianTime, Selection, SpeedUp, TimeToTarget, Verdict
 from auxjax.statistics.curves import Curve
 from auxjax.statistics.intervals import estimate
+from auxjax.statistics.multiplicity import each_level
 from auxjax.statistics.ratios import geometric_mean_ratio
 from auxjax.statistics.verdicts import Better
 
@@ -66,9 +68,20 @@ def times(found: Sequence[TimeToTarget]) -> MedianTime | None:
     return statistics.median_time(found) if found else None
 
 
-def speed_up(baseline: Mapping[int, TimeToTarget], arm: Mapping[int, TimeToTarget]) -> SpeedUp | None:
-    """Returns the baseline's time to the target over the arm's, paired by seed; None where no seed is common."""
-    return statistics.speed_up(baseline, arm) if set(baseline) & set(arm) else None
+def speed_ups(
+    reached: Mapping[str, Mapping[int, TimeToTarget]], baselines: Mapping[str, str]
+) -> dict[str, SpeedUp | None]:
+    """Returns the baseline's time to the target over each arm's, paired by seed; None for baselines and unpaired arms.
+
+    `baselines` has the name of each arm's baseline. Intervals allow for the number of arms compared with it.
+    """
+    against = Counter(baseline for name, baseline in baselines.items() if name != baseline)
+    found: dict[str, SpeedUp | None] = dict.fromkeys(baselines)
+    for name, baseline in baselines.items():
+        if name != baseline and set(reached[baseline]) & set(reached[name]):
+            level = each_level(against[baseline])
+            found[name] = statistics.speed_up(reached[baseline], reached[name], level)
+    return found
 
 
 def select(arms: Mapping[str, Mapping[int, tuple[float, float]]], metric: str) -> Selection | None:

@@ -33,12 +33,13 @@ def table(headline: Headline, targets: Sequence[float]) -> Table:
     columns = [(Column("arm", "runs that differ by seed alone", False), [Cell(name, name) for name in arms])]
     for target in targets:
         reached = {name: times_by_seed(arm, split, metric, target, last) for name, arm in arms.items()}
+        speed_ups = numbers.speed_ups(reached, {name: arm.baseline for name, arm in arms.items()})
         to = goal(target, metric)
         columns += [
             (Column(f"steps to {to}", "median over seeds, and how many runs reached it"),
              [steps(numbers.times([*reached[name].values()])) for name in arms]),
-            (Column(f"sooner to {to}", "the baseline's steps over the arm's, with its 95 % interval"),
-             [_sooner(reached[arm.baseline], reached[name], name == arm.baseline) for name, arm in arms.items()]),
+            (Column(f"sooner to {to}", "the baseline's steps over the arm's, with its interval"),
+             [_sooner(speed_ups[name]) for name in arms]),
         ]  # fmt: skip
     columns += [
         (Column(f"area{', %' * share}", f"mean height of the curve of {split} {metric}, and its 95 % interval"),
@@ -51,8 +52,7 @@ def table(headline: Headline, targets: Sequence[float]) -> Table:
     return said(columns, [*arms])
 
 
-def _sooner(baseline: dict[int, statistics.TimeToTarget], arm: dict[int, statistics.TimeToTarget], same: bool) -> Cell:
-    found = None if same else numbers.speed_up(baseline, arm)
+def _sooner(found: statistics.SpeedUp | None) -> Cell:
     return UNKNOWN if found is None or found.ratio is None else speed_up(found.ratio)
 
 

@@ -123,7 +123,7 @@ def _columns(headline: Headline) -> list[tuple[Column, Any]]:
         (Column(f"difference{points}", "arm minus baseline, paired by seed, its interval for all arms"), _difference),
         (Column("p", "sign-flip test over pairs, by Holm for the number of arms; least: of all possible"), _p_value),
         (Column(f"steps to {to}", "median over seeds, and how many runs reached it"), lambda row, _: steps(row.times)),
-        (Column("speed-up", "baseline's steps to the target over the arm's, with its 95 % interval"), _speed_up),
+        (Column("speed-up", "baseline's steps to the target over the arm's, with its interval"), _speed_up),
         (Column(f"cost to {to}", "the median steps' time as measured, and FLOPs of training"), _cost),
         (Column("step time", "seconds of a step over the baseline's"), lambda row, _: _ratio(row.seconds)),
         (Column("step FLOPs", "FLOPs of a training step over the baseline's"), lambda row, _: _ratio(row.flops)),

@@ -56,8 +56,9 @@ def rule(headline: Headline) -> str:
         f"{headline.curve_split} split at the evaluated steps; runs that never reach it are censored at their last "
         "one, those that diverged at the last step of any run, as they would never have reached it. A speed-up is the "
         "geometric mean of the seeds' ratios where all runs reach the target, else the ratio of mean times cut "
-        "at the last step at which all are known, which understates it. FLOPs count convolutions and matrix products, "
-        "a multiply-add as two; a step's costs are relative to the baseline's."
+        "at the last step at which all are known, which understates it; its interval allows for the number of arms. "
+        "FLOPs count convolutions and matrix products, a multiply-add as two; a step's costs are relative to the "
+        "baseline's."
     )
 
 

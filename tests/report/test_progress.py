@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from auxjax import statistics
 from auxjax.errors import AuxjaxError
 from auxjax.report.content import Content, gather
+from auxjax.report.headline import times_by_seed
 from tests.report.made_runs import make_ablation, make_two_arms, write_curve
 
 
@@ -68,6 +70,26 @@ def test_speed_has_a_map_of_its_own(tmp_path: Path) -> None:
         value = grid.values[place[0]][place[1]]
         assert value is not None and 2**value == pytest.approx(row.speed_up.ratio.value)
         assert grid.hatched[place[0]][place[1]] == (row.speed_up.ratio.low <= 1 <= row.speed_up.ratio.high)
+
+
+def test_intervals_of_speed_ups_allow_for_the_number_of_arms(tmp_path: Path) -> None:
+    """Four arms against one baseline: each at 98.75 %, so that all cover at 95 %."""
+    content = gather([make_ablation(tmp_path / "ablation", points=20)], targets=[0.7])
+    arms = {arm.name: arm for arm in content.arms}
+    reached = {name: times_by_seed(arm, "test", "accuracy/main", 0.7, 600) for name, arm in arms.items()}
+    column = [column.label for column in content.progress_table.columns].index("sooner to 70 %")
+    shown = [row.speed_up for row in content.headline.rows if not row.is_baseline]
+    assert len(shown) == 4
+    wider = []
+    for row, found in zip(content.headline.rows[1:], shown, strict=True):
+        expected = statistics.speed_up(reached[row.arm.baseline], reached[row.arm.name], 0.9875)
+        assert found == expected and expected.ratio is not None
+        narrow = statistics.speed_up(reached[row.arm.baseline], reached[row.arm.name]).ratio
+        assert narrow is not None
+        wider.append(expected.ratio.high / narrow.high)
+        cell = content.progress_table.rows[content.progress_table.marks.index(row.arm.name)][column]
+        assert cell.text.endswith(f"{expected.ratio.high:.2f}]")
+    assert min(wider) >= 1 and max(wider) > 1.01, "where all seeds have one ratio the interval is a point"
 
 
 def test_every_heads_loss_has_a_curve(tmp_path: Path) -> None:
