@@ -27,16 +27,17 @@ def processors_of(allowed: int, quota: str, asked: str) -> int:
 
 
 def memory() -> tuple[float, float] | None:
-    """Returns (total, available) bytes, no more than a container's limit; None where Linux's file is missing."""
-    meminfo = _read(Path("/proc/meminfo"))
-    return memory_of(meminfo, _read(_GROUP / "memory.max")) if meminfo else None
+    """Returns (total, available) bytes, no more than a container may take; None where Linux's file is missing."""
+    meminfo, group = _read(Path("/proc/meminfo")), [_read(_GROUP / f"memory.{name}") for name in ("max", "current")]
+    return memory_of(meminfo, *group) if meminfo else None
 
 
-def memory_of(meminfo: str, limit: str) -> tuple[float, float]:
-    """Returns the same from the text of /proc/meminfo and of memory.max."""
+def memory_of(meminfo: str, limit: str, taken: str) -> tuple[float, float]:
+    """Returns the same from the text of /proc/meminfo and of a container's memory.max and memory.current."""
     sizes = {name: float(size) * 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", meminfo, re.MULTILINE)}
     most = float(limit) if limit.strip().isdigit() else float("inf")
-    return min(sizes["MemTotal"], most), min(sizes["MemAvailable"], most)
+    left = max(most - float(taken or 0), 0.0)
+    return min(sizes["MemTotal"], most), min(sizes["MemAvailable"], left)
 
 
 def _read(file: Path) -> str:

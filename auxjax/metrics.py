@@ -110,7 +110,8 @@ class WeightsAndBiases:
             identity.write_text(uuid.uuid4().hex)
         here = None if is_remote(folder) else str(folder)  # W&B's own files stay on this machine.
         self._run = wandb.init(
-            dir=here, name=folder.name, config=dict(config), resume="allow", id=identity.read_text()
+            dir=here, name=folder.name, config=dict(config), resume="allow", id=identity.read_text(),
+            reinit="create_new",  # members of a population have their runs side by side
         )
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 from jax.interpreters import ad
 
-# The names of a primitive that calls an inner program, in the versions of JAX: as it is, or to be computed again.
+# Primitives that call an inner program, by their names in all supported versions of JAX: as it is, and recomputed.
 CALLS, CHECKPOINTS = ("jit", "pjit"), ("checkpoint", "remat2")
 # Primitives whose inner program has the very inputs and outputs of the outer one.
 _TRANSPARENT = (*CALLS, *CHECKPOINTS, "closed_call", "custom_jvp_call", "custom_vjp_call")

@@ -40,11 +40,8 @@ def tap_gradients(state: TrainState, batch: Batch, key: jax.Array, axis_name: st
 
     primal = {"params": state.params, "tap": delta}
     passes = pullbacks(moved_losses, primal)
-    mains = mains_alone([named(tree["params"]["model"]) for tree in reached(passes)])
-    wanted = {
-        name: not name.startswith("params/model/") or name.removeprefix("params/model/") in mains
-        for name in named(primal)
-    }
+    mains = mains_alone([named({"params": {"model": tree["params"]["model"]}}) for tree in reached(passes)])
+    wanted = {name: not name.startswith("params/model/") or name in mains for name in named(primal)}
     scales = own_weights(state)
     losses = psum(jnp.stack(passes.values), axis_name)
     stages = staged(passes, scales, wanted)

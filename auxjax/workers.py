@@ -102,7 +102,7 @@ def train_group(group: Group, execution: str) -> list[Outcome]:
         try:
             return train_members(made, folders, execution=execution, progress=False)
         except Exception as error:  # of the program that all share, as one that fits in no memory
-            return [outcome.broken(folder, "failed", error, 0, []) for folder in folders]
+            return [outcome.read(folder) or outcome.broken(folder, "failed", error, 0, []) for folder in folders]
         finally:
             # On a CPU a large program takes thousands of memory maps, of which Linux gives a process 65,530.
             jax.clear_caches()

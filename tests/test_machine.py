@@ -11,8 +11,9 @@ from auxjax import machine
 
 def test_memory_is_no_more_than_a_containers() -> None:
     meminfo = "MemTotal:       16000000 kB\nMemFree:  1 kB\nMemAvailable:    8000000 kB\n"
-    assert machine.memory_of(meminfo, "max\n") == (16e6 * 1024, 8e6 * 1024)
-    assert machine.memory_of(meminfo, "4000000000\n") == (4e9, 4e9)
+    assert machine.memory_of(meminfo, "max\n", "5000000\n") == (16e6 * 1024, 8e6 * 1024)
+    assert machine.memory_of(meminfo, "", "") == (16e6 * 1024, 8e6 * 1024)
+    assert machine.memory_of(meminfo, "4000000000\n", "1000000000\n") == (4e9, 3e9)
 
 
 @pytest.mark.parametrize(

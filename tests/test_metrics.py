@@ -117,6 +117,7 @@ def test_runs_in_folders_of_one_name_are_runs_of_their_own(tmp_path: Path, monke
     ids: list[str] = []
 
     def init(**fields: Any) -> SimpleNamespace:
+        assert fields["reinit"] == "create_new", "a second run would end the first"
         ids.append(fields["id"])
         return SimpleNamespace(finish=lambda: None)
 

@@ -59,6 +59,16 @@ def test_max_pool_and_the_winner_at_ties(size: Any, window: Any, strides: Any, p
     close(fast[1], library[1], 1e-6)
 
 
+@pytest.mark.parametrize(("strides", "parts"), [((2, 2), 0), ((1, 1), 0), ((2, 1), 1)])
+def test_the_gradient_of_windows_side_by_side_is_not_put_together_from_parts(
+    strides: tuple[int, int], parts: int
+) -> None:
+    def total(x: jax.Array) -> jax.Array:
+        return jnp.sum(ops.max_pool(x, (2, 2), strides) ** 2)
+
+    assert jax.jit(jax.grad(total)).lower(jnp.ones((2, 8, 8, 3))).as_text().count("stablehlo.concatenate") == parts
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_max_pool_in_half_precision(dtype: Any) -> None:
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3)).astype(dtype)
@@ -176,7 +186,13 @@ def test_conv_under_vmap_over_kernels_is_no_grouped_convolution() -> None:
     assert "feature_group_count = 4" not in text
 
 
-@pytest.mark.parametrize(("channels", "form"), [(1, "tensor<3x3x1x24xf32>"), (8, "tensor<3x3x8x16xf32>")])
+@pytest.mark.parametrize(
+    ("channels", "form"),
+    [
+        (1, "tensor<3x3x1x24xf32>"), (8, "tensor<3x3x8x16xf32>"),
+        (3, f"tensor<3x3x{4 if jax.__version_info__ < (0, 12) else 3}x24xf32>"),
+    ],
+)  # fmt: skip
 def test_conv_of_an_image_to_a_few_features_is_filled_up_on_a_cpu(channels: int, form: str) -> None:
     x, kernel = jnp.ones((2, 6, 6, channels)), jnp.ones((3, 3, channels, 16))
     convolve: Any = ops.Conv(16, (3, 3), use_bias=False).apply

@@ -35,7 +35,7 @@ def test_the_execution_that_is_given_is_the_one_of_every_group(
 
 
 def test_an_execution_of_no_such_name_is_one_line_before_anything_starts(data_dir: str, tmp_path: Path) -> None:
-    valid = "unknown execution 'vmaped'; did you mean 'vmapped'? valid: auto, devices, scanned, vmapped"
+    valid = "unknown execution 'vmaped'; did you mean 'vmapped'? valid: auto, devices, scanned, threads, vmapped"
     with pytest.raises(AuxjaxError, match=re.escape(valid) + "$"):
         ablate.ablate(ablation_runs.config(data_dir), workdir=tmp_path / "ablation", execution="vmaped")
     assert not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ _LARGEST_DEPTHWISE = 49
 # XLA's fast kernel for a CPU is one of 17 features and more, and before JAX 0.12 it is a slow one for three channels.
 _FEW_CHANNELS, _FAST_FEATURES = 4, 24
 _SLOW_AT_THREE = jax.__version_info__ < (0, 12)
-# The numbers in a window up to which one product with all of them was measured to be the faster gradient of a kernel.
+# Window times channels, of a few channels, up to which the kernel's gradient was measured to be faster as one product.
 _LARGEST_PRODUCT = 36
 
 
@@ -32,8 +32,8 @@ class Conv(nn.Module):
     """`nn.Conv` of float[B, H, W, C] with two spatial axes: the same parameters, values and gradients.
 
     On a CPU a 1x1 convolution of stride 1 is a matrix product, and the gradients of the others are convolutions in the
-    one layout that XLA has a fast kernel for, also inside a loop (jax-ml/jax#12868); that of an image to a few features
-    is filled up with zeros to the sizes for which there is one.
+    one layout that XLA has a fast kernel for, also inside a loop (jax-ml/jax#12868). The convolution of an image is
+    padded with zeros to channels and features that there is a fast kernel for; its kernel's gradient may be a product.
     """
 
     features: int
@@ -152,7 +152,7 @@ def _wide(x: jax.Array) -> np.dtype[Any]:
 
 @functools.lru_cache(maxsize=64)
 def _canonical(strides: tuple[int, ...], pads: Pads) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns the convolution of one geometry with both gradients written as plain convolutions."""
+    """Returns the convolution of one geometry with both gradients in forms that are fast on a CPU."""
 
     plain = _filled(_plain(strides, pads, (1, 1), (1, 1)))
     conv = jax.custom_vjp(plain)
@@ -170,7 +170,7 @@ def _canonical(strides: tuple[int, ...], pads: Pads) -> Callable[[jax.Array, jax
             to_kernel.append((low, reach + window - 1 - size - low))
         flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         x_gradient = _plain((1, 1), tuple(to_x), strides, (1, 1))(gradient, flipped)
-        if math.prod(kernel.shape[:3]) <= _LARGEST_PRODUCT:
+        if kernel.shape[2] <= _FEW_CHANNELS and math.prod(kernel.shape[:3]) <= _LARGEST_PRODUCT:
             return x_gradient, _as_product(_spread(x, pads), gradient, kernel.shape, strides)
         # Channels take the batch's place and the batch that of the channels.
         kernel_gradient = _plain((1, 1), tuple(to_kernel), (1, 1), strides)(
@@ -192,7 +192,7 @@ def _as_product(x: jax.Array, gradient: jax.Array, shape: Sequence[int], strides
 
 
 def _filled(conv: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns the convolution of a few channels to a few features with zeros for what is missing to a fast kernel.
+    """Returns the convolution; of a few channels to a few features zero-padded to the sizes of XLA's fast kernel.
 
     Measured for windows of 3x3 to 7x7: two to nine times as fast; with eight channels or more it is no faster.
     """

@@ -87,13 +87,9 @@ def _views(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], pads
 
 
 def _gather(
-    shape: tuple[int, ...],
-    winner: jax.Array,
-    gradient: jax.Array,
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
+    shape: tuple[int, ...], winner: jax.Array, gradient: jax.Array, window: tuple[int, ...], strides: tuple[int, ...],
     pads: Pads,
-) -> jax.Array:
+) -> jax.Array:  # fmt: skip
     """Returns the input's gradient: each input sums the gradients of the outputs that it won.
 
     Inputs of one residue modulo the strides see the same places of their windows, so each residue class is one loop

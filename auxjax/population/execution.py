@@ -27,9 +27,10 @@ _WIDEST = 64
 
 
 class Execution(NamedTuple):
-    """A way to execute a group: how many members at a time, and functions whose trees lead with a member axis.
+    """A way to execute a group: how many members at a time, and functions of the members' joined trees.
 
-    `join` makes one tree of the members' trees and `part(tree, i)` takes one out; `everywhere` places what all share.
+    `join` makes one tree of the members' trees, by a leading axis or as a tuple, and `part(tree, i)` takes one out;
+    `everywhere` places what all share. Metrics and evaluations lead with a member axis.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from auxjax.proof import prove_stripped
 from auxjax.record import not_finite
 from auxjax.state import TrainState
 
+logger = logging.getLogger("auxjax")
+
 
 class Member:
     """A member that is being trained; `own` tells which heads of the program are its own, and their names there.
 
-    What goes wrong with its folder alone, inside `alone`, is kept in `failed`, so that it stops no other member.
+    `diverged` and `failed` say what became of one that did not get to its end.
     """
 
     def __init__(
@@ -46,16 +49,37 @@ class Member:
         self._manager: Any = None
         self._stack = contextlib.ExitStack()
 
+    @property
+    def lives(self) -> bool:
+        """Whether it has neither diverged nor failed."""
+        return self.diverged is None and self.failed is None
+
+    def fail(self, error: Exception) -> None:
+        """Keeps what it failed of, unless something else became of it before."""
+        if self.lives:
+            self.failed = error
+            logger.error("%s failed: %s", self.folder or "a member", " ".join(str(error).split()))
+
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keeps the first exception of the block as what this member failed of."""
+        """Keeps an exception of the block as what this member failed of, so that it stops no other."""
         try:
             yield
         except Exception as error:
-            self.failed = self.failed or error
+            self.fail(error)
 
-    def open(self) -> None:
-        """Makes its folder, or goes on from what is there; nothing without a folder."""
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Makes its folder, or goes on from what is there; afterwards closes writers and waits for checkpoints."""
+        with self.alone():
+            self._open()
+        try:
+            yield
+        finally:
+            with self.alone():
+                self._stack.close()
+
+    def _open(self) -> None:
         if self.folder is None:
             return
         run.check_folder(self.config, self.folder)
@@ -75,10 +99,6 @@ class Member:
         self.history = metrics.read(path) if path.exists() else []
         self._writer = metrics.open_writers(self.folder, self.config)
         self._stack.callback(self._writer.close)
-
-    def close(self) -> None:
-        """Closes its writers and waits for its checkpoints."""
-        self._stack.close()
 
     def positions(self, count: int, longest: int) -> np.ndarray:
         """Returns the positions of the next `count` batches, int32[longest, B], filled up with zeros."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,11 +32,12 @@ def finished(folder: Path, step: int, evaluation: dict[str, float], history: lis
 def broken(
     folder: Path | None, status: Status, error: Exception | str, step: int, history: list[dict[str, Any]]
 ) -> Outcome:
-    """Marks a folder, if there is one, as failed or diverged at `step` and returns its Outcome."""
+    """Marks a folder, if there is one that can be written, as failed or diverged at `step`; returns its Outcome."""
     known = isinstance(error, str | AuxjaxError)
     text = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
     if folder is not None and folder.exists():
-        run.mark_failed(folder, status, text, step)
+        with contextlib.suppress(OSError):  # as of a full disk, which may be what it failed of
+            run.mark_failed(folder, status, text, step)
     return Outcome(folder, status, text, {}, history)
 
 

@@ -134,8 +134,9 @@ def _run(
     else:
         chosen = way_of(execution, shared, size)
     for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / _WAY, chosen.name)
+        with contextlib.suppress(OSError):  # of which the folder's own member will fail
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / _WAY, chosen.name)
     splits = {"train", "test", shared.eval_split}
     resident = {split: chosen.everywhere(data.arrays(shared.dataset, split)) for split in splits}
     results: list[Outcome] = []
@@ -152,35 +153,41 @@ def _wave(
     shared: Compiled, chosen: Execution, members: Sequence[Callable[[], Member]], resident: Mapping[str, Any], bar: Any,
     requested: Callable[[int], bool],
 ) -> list[Outcome]:  # fmt: skip
-    """Returns the outcomes of members that train at the same time; what stops the program here stops them all."""
+    """Returns the outcomes of members that train at the same time; a program that fails stops those it trained."""
     some = [make() for make in members]
     try:
+        with contextlib.ExitStack() as stack:
+            for member in some:
+                stack.enter_context(member.opened())
+            bar.update(sum(member.step for member in some))
+            begun = [(member, member.step) for member in some if member.failed is None]  # advancing changes the step
+            for step in sorted({at for _, at in begun}):
+                level = [member for member, at in begun if at == step]
+                try:
+                    _advance(shared, chosen, level, resident, bar, requested)
+                except Exception as error:
+                    for member in level:
+                        member.fail(error)
+    except preemption.Preempted:
         for member in some:
-            with member.alone():
-                member.open()
-        bar.update(sum(member.step for member in some))
-        opened = [(member, member.step) for member in some if member.failed is None]  # advancing changes the step
-        for step in sorted({at for _, at in opened}):
-            level = [member for member, at in opened if at == step]
-            _advance(shared, chosen, level, resident, bar, requested)
-    except Exception as error:
-        return [outcome.broken(member.folder, "failed", error, member.step, member.history) for member in some]
-    finally:
-        for member in some:
-            with member.alone():
-                member.close()
+            if member.failed is not None:
+                _outcome(shared, member)
+        raise
     return [_outcome(shared, member) for member in some]
 
 
 def _outcome(shared: Compiled, member: Member) -> Outcome:
-    if member.failed is not None:
-        return outcome.broken(member.folder, "failed", member.failed, member.step, member.history)
+    """Returns what became of a member, which its folder tells from then on."""
     if member.diverged is not None:
         return outcome.broken(member.folder, "diverged", member.diverged, member.step + 1, member.history)
-    assert member.scores is not None
-    if member.folder is None:
-        return Outcome(None, "done", None, member.scores, member.history)
-    return outcome.finished(member.folder, shared.total_steps, member.scores, member.history)
+    if member.failed is None:
+        assert member.scores is not None
+        if member.folder is None:
+            return Outcome(None, "done", None, member.scores, member.history)
+        with member.alone():
+            return outcome.finished(member.folder, shared.total_steps, member.scores, member.history)
+    assert member.failed is not None
+    return outcome.broken(member.folder, "failed", member.failed, member.step, member.history)
 
 
 def _advance(
@@ -192,11 +199,10 @@ def _advance(
     step, total, every = members[0].step, shared.total_steps, shared.every
 
     def living() -> Iterator[tuple[int, Member]]:
-        return ((i, member) for i, member in enumerate(members) if member.diverged is None and member.failed is None)
+        return ((i, member) for i, member in enumerate(members) if member.lives)
 
     def evaluate(split: str) -> None:
-        inputs = evaluation_inputs(shared, split)
-        sums = jax.device_get(chosen.evaluate(states, resident[split], *inputs))
+        sums = jax.device_get(chosen.evaluate(states, resident[split], *evaluation_inputs(shared, split)))
         for i, member in living():
             with member.alone():
                 member.evaluated(split, jax.tree.map(lambda x, i=i: x[i], sums))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,6 +41,16 @@ def test_no_more_at_a_time_than_fit_into_half_of_the_memory(
     for i, result in enumerate(threads.in_threads(cube)(calls), start=1):
         np.testing.assert_array_equal(result, cube(jnp.eye(100) * i))
     assert asked == [most]
+
+
+def test_as_many_calls_as_there_are_processors_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: 2)
+    both = threading.Barrier(2, timeout=60)
+
+    def met(x: jax.Array) -> jax.Array:
+        return jax.pure_callback(lambda x: x + float(both.wait() >= 0), x, x)
+
+    assert threads.in_threads(met)([(jnp.float32(i),) for i in range(4)]) == [1, 2, 3, 4]
 
 
 def test_each_shape_is_compiled_once_and_double_precision_stays() -> None:

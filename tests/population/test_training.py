@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 
 import auxjax
-from auxjax import machine, metrics
+from auxjax import machine, metrics, preemption, run
 from auxjax.errors import AuxjaxError
-from auxjax.population import plan, train_members
+from auxjax.population import plan, train_members, training
 from auxjax.population.members import Member
 from tests import ablation_runs
 from tests.compilations import counted
@@ -167,27 +168,66 @@ def test_members_in_threads_are_the_scanned_ones_bit_for_bit_also_when_interrupt
         assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize("what", ["open", "evaluated", "save"])
+@pytest.mark.parametrize("what", ["_open", "evaluated", "save", "DONE"])
 def test_what_goes_wrong_with_one_folder_stops_no_other_member(
     what: str, data_dir: str, together: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "processors", lambda: 4)
-    folders, done = [tmp_path / str(i) for i in range(4)], getattr(Member, what)
+    folders = [tmp_path / str(i) for i in range(4)]
+    place, name = (run, "write_json") if what == "DONE" else (Member, what)
+    done = getattr(place, name)
 
-    def fail(self: Member, *args: Any) -> Any:
-        if self.folder == folders[1]:
+    def fail(of: Any, *args: Any) -> Any:
+        if of in (folders[1] / "DONE", folders[1] / "FAILED") or getattr(of, "folder", None) == folders[1]:
             raise OSError(28, "No space left on device")
-        return done(self, *args)
+        return done(of, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Member, what, fail)
+        patch.setattr(place, name, fail)
         outcomes = train_members(members(data_dir), folders, execution="threads", progress=False)
     assert [outcome.status for outcome in outcomes] == ["done", "failed", "done", "done"]
-    assert "No space left on device" in str(outcomes[1].error) and (folders[1] / "FAILED").exists()
+    assert "No space left on device" in str(outcomes[1].error)
+    assert (folders[1] / "FAILED").exists() == (what != "DONE"), "nothing can be written there"
     assert [outcome.status for outcome in train_members(members(data_dir), folders, progress=False)] == ["done"] * 4
     assert not (folders[1] / "FAILED").exists()
     for folder, whole in zip(folders, together, strict=True):
         assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("ends", ["a program that fails", "SIGTERM"])
+def test_what_became_of_a_member_before_stays(
+    ends: str, data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first diverges and the second cannot be evaluated, before all end at the next stop."""
+    monkeypatch.setattr(machine, "processors", lambda: 3)
+    made = [config(data_dir, optimizer__learning_rate=rate) for rate in (1e30, 0.1, 0.2)]
+    folders, inputs, evaluated = [tmp_path / str(i) for i in range(3)], training.evaluation_inputs, Member.evaluated
+    stops: list[int] = []
+
+    def few_inputs(*args: Any) -> Any:
+        stops.append(len(stops))
+        if ends != "SIGTERM" and len(stops) == 2:
+            raise MemoryError("16 GB")
+        return inputs(*args)
+
+    def full(self: Member, *args: Any) -> None:
+        if self.folder == folders[1]:
+            raise OSError(28, "No space left on device")
+        evaluated(self, *args)
+
+    monkeypatch.setattr(training, "evaluation_inputs", few_inputs)
+    monkeypatch.setattr(Member, "evaluated", full)
+    if ends == "SIGTERM":
+        monkeypatch.setattr(preemption, "watched", lambda: contextlib.nullcontext(lambda step: step >= 4))
+        with pytest.raises(preemption.Preempted):
+            train_members(made, folders, execution="threads", progress=False)
+        told = json.loads((folders[1] / "FAILED").read_text())
+        assert told["status"] == "failed" and "No space left" in told["error"]
+        assert not (folders[2] / "FAILED").exists() and "1 failed: [Errno 28] No space left" in caplog.text
+        return
+    outcomes = train_members(made, folders, execution="threads", progress=False)
+    assert [outcome.status for outcome in outcomes] == ["diverged", "failed", "failed"]
+    assert "No space left" in str(outcomes[1].error) and outcomes[2].error == "MemoryError: 16 GB"
 
 
 @pytest.mark.parametrize("execution", ["scanned", pytest.param("vmapped", marks=pytest.mark.slow_study)])
