@@ -12,7 +12,7 @@ import numpy as np
 
 from auxjax.attach import Attached
 from auxjax.errors import AuxjaxError
-from auxjax.exits import Thresholds, entropy, limits_of, split
+from auxjax.exits import Thresholds, entropy, limits_of, split, stage_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +66,8 @@ def exit_table(
     @functools.cache
     def costs(names: tuple[str, ...]) -> dict[str, float]:
         """The FLOPs of an example that leaves at each of these exits, in order of depth, or stays for main."""
-        stages = split(attached, names, variables, *example)
-        return dict(zip((*stages.names, "main"), np.cumsum(stages.flops) / size, strict=True))
+        counted = stage_flops(attached, names, variables, *example)
+        return dict(zip(counted, np.cumsum([*counted.values()]) / size, strict=True))
 
     main = costs(())["main"]
     rows = [ExitRow(None, float(correct["main"].mean()), main, 1.0, {"main": 1.0})]

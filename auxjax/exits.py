@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-from auxjax import flops
+from auxjax import flops, ops
 from auxjax.attach import Attached
 from auxjax.errors import AuxjaxError, unknown
 from auxjax.taps import list_taps, reads
@@ -30,11 +30,6 @@ class Stages(NamedTuple):
     names: tuple[str, ...]
     program: ClosedJaxpr
     equations: tuple[tuple[JaxprEqn, ...], ...]
-
-    @property
-    def flops(self) -> list[float]:
-        """The FLOPs of each stage, for the whole batch."""
-        return [math.fsum(flops.of_equations(stage).values()) for stage in self.equations]
 
 
 def exits(attached: Attached, thresholds: Thresholds) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -110,6 +105,14 @@ def split(attached: Attached, names: Sequence[str], variables: Any, *inputs: Any
         done |= needed
         stages.append(tuple(flat.jaxpr.eqns[i] for i in sorted(needed)))
     return Stages(tuple(order), flat, tuple(stages))
+
+
+def stage_flops(attached: Attached, names: Sequence[str], variables: Any, *inputs: Any) -> dict[str, float]:
+    """Returns the FLOPs of each stage for the whole batch, by its exit, as `auxjax.flops.count` counts them."""
+    with ops.library_form():
+        stages = split(attached, names, variables, *inputs)
+    counted = [math.fsum(flops.of_equations(stage).values()) for stage in stages.equations]
+    return dict(zip((*stages.names, "main"), counted, strict=True))
 
 
 def limits_of(attached: Attached, thresholds: Thresholds) -> dict[str, float]:

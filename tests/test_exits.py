@@ -22,7 +22,7 @@ from auxjax import flops
 from auxjax.attach import Attached
 from auxjax.errors import AuxjaxError
 from auxjax.exit_table import exit_table
-from auxjax.exits import exits, split
+from auxjax.exits import exits
 from auxjax.heads import Head, LinearProbe
 from auxjax.models.plainnet import PlainNet
 from tests.foreign_model import StrangersNet
@@ -125,14 +125,14 @@ def test_the_compiled_program_keeps_its_conditions() -> None:
 def test_stages_share_nothing_and_sum_to_the_whole() -> None:
     attached = conv_net()
     variables = jax.eval_shape(attached.init, jax.random.key(1), X)
-    stages = split(attached, ("a", "b"), variables, X)
+    stages = stage_flops(attached, ("a", "b"), variables, X)
     whole = flops.count(lambda v, x: attached.apply(v, x, train=False, heads=("a", "b")), variables, X)
-    assert stages.names == ("a", "b")
-    assert sum(stages.flops) == sum(whole.values())
+    assert list(stages) == ["a", "b", "main"]
+    assert sum(stages.values()) == sum(whole.values())
     # Only the named heads are computed.
-    alone = split(attached, (), variables, X)
+    alone = stage_flops(attached, (), variables, X)
     bare = flops.count(lambda v, x: attached.apply(v, x, train=False)["main"], variables, X)
-    assert alone.flops == [sum(bare.values())]
+    assert alone == {"main": sum(bare.values())}
 
 
 def test_one_threshold_serves_all_heads_and_a_mapping_those_it_names() -> None:

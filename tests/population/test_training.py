@@ -168,7 +168,9 @@ def test_members_in_threads_are_the_scanned_ones_bit_for_bit_also_when_interrupt
         assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize("what", ["_open", "evaluated", "save", "DONE"])
+@pytest.mark.parametrize(
+    "what", ["DONE", *(pytest.param(w, marks=pytest.mark.slow_study) for w in ("_open", "evaluated", "save"))]
+)
 def test_what_goes_wrong_with_one_folder_stops_no_other_member(
     what: str, data_dir: str, together: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
