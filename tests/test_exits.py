@@ -22,7 +22,7 @@ from auxjax import flops
 from auxjax.attach import Attached
 from auxjax.errors import AuxjaxError
 from auxjax.exit_table import exit_table
-from auxjax.exits import exits
+from auxjax.exits import exits, stage_flops
 from auxjax.heads import Head, LinearProbe
 from auxjax.models.plainnet import PlainNet
 from tests.foreign_model import StrangersNet
