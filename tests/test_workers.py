@@ -66,6 +66,7 @@ def test_resources_on_ray_are_names_and_amounts(given: list[str], resources: dic
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="counts the memory maps of Linux")
+@pytest.mark.slow_study
 def test_a_group_leaves_none_of_its_programs_behind(data_dir: str, tmp_path: Path) -> None:
     maps = []
     for depth in (2, 3, 4):

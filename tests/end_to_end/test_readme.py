@@ -94,6 +94,7 @@ def test_every_command_of_the_results_table_names_files_that_exist() -> None:
             assert (ROOT / path).is_file(), command
 
 
+@pytest.mark.slow_study
 def test_the_demo_says_what_it_measured(data_dir: str, tmp_path: Path) -> None:
     environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "XLA_FLAGS": ""}
     command = [sys.executable, "experiments/demo.py", f"--workdir={tmp_path}", "--seeds=1"]
