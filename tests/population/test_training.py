@@ -60,6 +60,29 @@ def parameters(folder: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(model)}
 
 
+def same_bits(folders: list[Path], whole: list[Path]) -> None:
+    """Parameters and records of each folder are those of its counterpart."""
+    for found, expected in zip(folders, whole, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, parameters(found), parameters(expected))
+        assert timeless(metrics.read(found / "metrics.jsonl")) == timeless(metrics.read(expected / "metrics.jsonl"))
+
+
+def kill(
+    monkeypatch: pytest.MonkeyPatch, data_dir: str, folders: list[Path], execution: str, at: str, step: int
+) -> None:
+    """Trains the members until the second one's method `at` is called at `step` or later."""
+    done = getattr(Member, at)
+
+    def stop(self: Member, *args: Any) -> None:
+        if self.folder == folders[1] and self.step >= step:
+            raise KeyboardInterrupt
+        done(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Member, at, stop)
+        train_members(members(data_dir), folders, execution=execution, progress=False)
+
+
 def close(a: list[dict[str, Any]], b: list[dict[str, Any]], tolerance: float) -> None:
     for x, y in zip(timeless(a), timeless(b), strict=True):
         assert list(x) == list(y) and x.pop("split") == y.pop("split")
@@ -118,27 +141,13 @@ def test_an_interrupted_population_ends_with_the_same_bits(
 ) -> None:
     """Killed in the second member, before and after its checkpoint of step 4."""
     folders = [tmp_path / str(i) for i in range(4)]
-    taken = Member.trained
-
-    def stop(self: Member, *args: Any) -> None:
-        if self.folder == folders[1] and self.step >= last:
-            raise KeyboardInterrupt
-        taken(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Member, "trained", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_members(members(data_dir), folders, execution="scanned", progress=False)
+    kill(monkeypatch, data_dir, folders, "scanned", "trained", last)
     assert (folders[0] / "DONE").exists() and not (folders[1] / "DONE").exists()
     assert not (folders[2] / "config.json").exists()
     first_steps = ablation_runs.first_steps(monkeypatch)
     train_members(members(data_dir), folders, execution="scanned", progress=False)
     assert first_steps == {"1": 4 if last == 4 else 0, "2": 0, "3": 0}
-    for folder, whole in zip(folders, together, strict=True):
-        expected, found = parameters(whole), parameters(folder)
-        for name, value in expected.items():
-            np.testing.assert_array_equal(found[name], value, err_msg=name)
-        assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
+    same_bits(folders, together)
 
 
 def test_members_in_threads_are_the_scanned_ones_bit_for_bit_also_when_interrupted(
@@ -147,25 +156,13 @@ def test_members_in_threads_are_the_scanned_ones_bit_for_bit_also_when_interrupt
     """Three at a time; killed when the second has the first of them one stretch ahead of it."""
     monkeypatch.setattr(machine, "processors", lambda: 3)
     folders = [tmp_path / str(i) for i in range(4)]
-    taken = Member.save
-
-    def stop(self: Member, *args: Any) -> None:
-        if self.folder == folders[1]:
-            raise KeyboardInterrupt
-        taken(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Member, "save", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_members(members(data_dir), folders, execution="threads", progress=False)
+    kill(monkeypatch, data_dir, folders, "threads", "save", 0)
     first_steps = ablation_runs.first_steps(monkeypatch)
     with counted() as counter:
         train_members(members(data_dir), folders, progress=False)
     assert counter["_stretch"] == 1, counter
     assert len(set(first_steps.values())) == 2, first_steps
-    for folder, whole in zip(folders, together, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, parameters(folder), parameters(whole))
-        assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
+    same_bits(folders, together)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +189,7 @@ def test_what_goes_wrong_with_one_folder_stops_no_other_member(
     assert (folders[1] / "FAILED").exists() == (what != "DONE"), "nothing can be written there"
     assert [outcome.status for outcome in train_members(members(data_dir), folders, progress=False)] == ["done"] * 4
     assert not (folders[1] / "FAILED").exists()
-    for folder, whole in zip(folders, together, strict=True):
-        assert timeless(metrics.read(folder / "metrics.jsonl")) == timeless(metrics.read(whole / "metrics.jsonl"))
+    same_bits(folders, together)
 
 
 @pytest.mark.parametrize("ends", ["a program that fails", "SIGTERM"])
